@@ -1,0 +1,1 @@
+//! The replicated state machine of a shard: commands in, effects out.

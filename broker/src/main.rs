@@ -1,0 +1,2 @@
+//! The broker that knows where things are.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pure geography: fixes in, reports and crossings out.

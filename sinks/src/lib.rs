@@ -1,0 +1,1 @@
+//! Events to the outside world: the Sink trait, its pipeline and the sinks.
