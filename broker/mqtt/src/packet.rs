@@ -2,6 +2,10 @@
 //!
 //! `bytes ─► codec ─► **packet** ─► session`. One set of types for both versions: a 3.1.1 packet has empty
 //! properties. What is in here was checked by the codec; nobody downstream checks it twice.
+#![allow(
+    missing_docs,
+    reason = "fields without a comment are named by the specification's section"
+)]
 
 use std::num::NonZeroU16;
 
@@ -14,6 +18,21 @@ use crate::topic::{TopicFilter, TopicName};
 /// A packet identifier: never zero [MQTT-2.2.1-3].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PacketId(pub NonZeroU16);
+
+impl PacketId {
+    /// The identifier of this number, unless it is 0.
+    pub const fn new(value: u16) -> Option<Self> {
+        match NonZeroU16::new(value) {
+            Some(value) => Some(Self(value)),
+            None => None,
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u16 {
+        self.0.get()
+    }
+}
 
 /// The protocol version that a client asked for in CONNECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,7 +57,6 @@ pub enum QoS {
 
 /// Any control packet.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs, reason = "each variant is its packet")]
 pub enum Packet {
     Connect(Box<Connect>),
     ConnAck(Box<ConnAck>),
