@@ -9,3 +9,11 @@
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/meridian.v1.rs"));
 }
+
+/// What stands in a shard's Raft log, in its event log and in its state.
+pub mod log {
+    /// Version 1 of the formats.
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/meridian.log.v1.rs"));
+    }
+}
