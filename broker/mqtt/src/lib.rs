@@ -5,6 +5,7 @@
 //! ([`text::Text`], [`topic::TopicName`], [`packet::PacketId`] …) carry the proof inward.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod packet;
 pub mod reason;
 pub mod text;
