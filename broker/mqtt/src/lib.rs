@@ -10,3 +10,5 @@ pub mod packet;
 pub mod reason;
 pub mod text;
 pub mod topic;
+pub mod topic_map;
+pub mod topic_tree;
