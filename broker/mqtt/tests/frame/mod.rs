@@ -95,7 +95,10 @@ pub(crate) fn decode(reader: Reader, bytes: &[u8]) -> Result<Option<Packet>, Cod
 
 /// The same when they arrive one by one. An error may come before the last byte.
 #[allow(dead_code, reason = "not every test file cuts its frames")]
-pub(crate) fn decode_byte_by_byte(reader: Reader, bytes: &[u8]) -> Result<Option<Packet>, CodecError> {
+pub(crate) fn decode_byte_by_byte(
+    reader: Reader,
+    bytes: &[u8],
+) -> Result<Option<Packet>, CodecError> {
     let mut decoder = reader.decoder();
     let mut buffer = BytesMut::new();
     for byte in bytes {
