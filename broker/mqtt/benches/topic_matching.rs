@@ -1,5 +1,7 @@
 //! A topic against many filters, and a filter against many topics.
 
+#![allow(missing_docs, reason = "criterion generates undocumented functions")]
+
 use std::hint::black_box;
 use std::ops::ControlFlow;
 

@@ -6,8 +6,7 @@ use super::error::CodecError;
 use super::property::{self, Carrier, Property, Value};
 use super::reader::Reader;
 use crate::packet::{
-    ConnAck, ConnAckProperties, Connect, ConnectProperties, MessageProperties, PublishProperties,
-    QoS, Version, Will,
+    ConnAck, ConnAckProperties, Connect, ConnectProperties, PublishProperties, QoS, Version, Will,
 };
 use crate::reason::ReasonCode;
 use crate::topic::TopicName;
@@ -143,7 +142,7 @@ fn read_properties(body: &mut Reader) -> Result<ConnectProperties, CodecError> {
             (Property::AuthenticationData, Value::Binary(bytes)) => {
                 to.authentication_data = Some(bytes)
             }
-            (Property::UserProperty, Value::Pair(name, value)) => to.user.push((name, value)),
+            (Property::User, Value::Pair(name, value)) => to.user.push((name, value)),
             (property, value) => unreachable!("the table gives CONNECT no {property:?} {value:?}"),
         }
     })?;
@@ -155,12 +154,12 @@ fn read_properties(body: &mut Reader) -> Result<ConnectProperties, CodecError> {
 
 fn read_will(body: &mut Reader, flags: u8, version: Version) -> Result<Will, CodecError> {
     let mut delay_s = 0;
-    let mut message = MessageProperties::default();
+    let mut properties = PublishProperties::default();
     if version == Version::V5 {
         property::read(body, Carrier::Will, |property, value| {
             match (property, value) {
                 (Property::WillDelay, Value::Number(number)) => delay_s = number,
-                (property, value) => set_message_property(&mut message, property, value),
+                (property, value) => set_message_property(&mut properties, property, value),
             }
         })?;
     }
@@ -176,7 +175,6 @@ fn read_will(body: &mut Reader, flags: u8, version: Version) -> Result<Will, Cod
         0b0000_1000 => QoS::AtLeastOnce,
         _ => QoS::ExactlyOnce,
     };
-    let properties = boxed(message);
     Ok(Will {
         topic,
         payload,
@@ -187,20 +185,17 @@ fn read_will(body: &mut Reader, flags: u8, version: Version) -> Result<Will, Cod
     })
 }
 
-/// `None` when there are none, so that the common message pays one word.
-pub(super) fn boxed(message: MessageProperties) -> PublishProperties {
-    PublishProperties((message != MessageProperties::default()).then(|| Box::new(message)))
-}
-
 /// The properties that a will and a PUBLISH have in common.
-pub(super) fn set_message_property(to: &mut MessageProperties, property: Property, value: Value) {
+pub(super) fn set_message_property(to: &mut PublishProperties, property: Property, value: Value) {
+    // Boxed with the first of them: the common message has none.
+    let to = to.0.get_or_insert_default();
     match (property, value) {
         (Property::PayloadFormat, Value::Number(number)) => to.payload_is_utf8 = Some(number == 1),
         (Property::MessageExpiry, Value::Number(number)) => to.message_expiry_s = Some(number),
         (Property::ContentType, Value::Text(text)) => to.content_type = Some(text),
         (Property::ResponseTopic, Value::Topic(topic)) => to.response_topic = Some(topic),
         (Property::CorrelationData, Value::Binary(bytes)) => to.correlation_data = Some(bytes),
-        (Property::UserProperty, Value::Pair(name, value)) => to.user.push((name, value)),
+        (Property::User, Value::Pair(name, value)) => to.user.push((name, value)),
         (property, value) => unreachable!("the table gives messages no {property:?} {value:?}"),
     }
 }
@@ -271,7 +266,7 @@ fn read_connack_properties(body: &mut Reader) -> Result<ConnAckProperties, Codec
                 to.topic_alias_maximum = Some(number as u16)
             }
             (Property::ReasonString, Value::Text(text)) => to.reason_string = Some(text),
-            (Property::UserProperty, Value::Pair(name, value)) => to.user.push((name, value)),
+            (Property::User, Value::Pair(name, value)) => to.user.push((name, value)),
             (Property::WildcardSubscriptionAvailable, Value::Number(number)) => {
                 to.wildcard_subscription_available = Some(number == 1);
             }

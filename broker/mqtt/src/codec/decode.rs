@@ -3,13 +3,13 @@
 use std::num::NonZeroU16;
 
 use super::Role;
-use super::connect::{boxed, read_connack, set_message_property};
+use super::connect::{read_connack, set_message_property};
 use super::error::CodecError;
 use super::frame::PacketType;
 use super::property::{self, Carrier, Property, Value};
 use super::reader::Reader;
 use crate::packet::{
-    Ack, Auth, Disconnect, MessageProperties, Packet, Publish, QoS, RetainHandling, SubAck,
+    Ack, Auth, Disconnect, Packet, Publish, PublishProperties, QoS, RetainHandling, SubAck,
     Subscribe, Subscription, UnsubAck, Unsubscribe, Version,
 };
 use crate::reason::ReasonCode;
@@ -85,7 +85,7 @@ fn read_publish(
     };
     let mut topic_alias = None;
     let mut subscription_ids = Vec::new();
-    let mut message = MessageProperties::default();
+    let mut properties = PublishProperties::default();
     if version == Version::V5 {
         property::read(
             &mut body,
@@ -97,7 +97,7 @@ fn read_publish(
                 (Property::SubscriptionIdentifier, Value::Number(number)) => {
                     subscription_ids.push(number)
                 }
-                (property, value) => set_message_property(&mut message, property, value),
+                (property, value) => set_message_property(&mut properties, property, value),
             },
         )?;
     }
@@ -114,7 +114,7 @@ fn read_publish(
         packet_id,
         topic_alias,
         subscription_ids,
-        properties: boxed(message),
+        properties,
         payload: body.rest(),
     })
 }
@@ -152,7 +152,7 @@ fn read_subscribe(mut body: Reader, version: Version) -> Result<Subscribe, Codec
                 (Property::SubscriptionIdentifier, Value::Number(number)) => {
                     subscription_id = Some(number)
                 }
-                (Property::UserProperty, Value::Pair(name, value)) => user.push((name, value)),
+                (Property::User, Value::Pair(name, value)) => user.push((name, value)),
                 (property, value) => {
                     unreachable!("the table gives SUBSCRIBE no {property:?} {value:?}")
                 }
@@ -325,9 +325,7 @@ fn read_disconnect(
                     (Property::ServerReference, Value::Text(text)) => {
                         to.server_reference = Some(text)
                     }
-                    (Property::UserProperty, Value::Pair(name, value)) => {
-                        to.user.push((name, value))
-                    }
+                    (Property::User, Value::Pair(name, value)) => to.user.push((name, value)),
                     (property, value) => {
                         unreachable!("the table gives DISCONNECT no {property:?} {value:?}")
                     }
@@ -360,7 +358,7 @@ fn read_auth(mut body: Reader) -> Result<Auth, CodecError> {
                 to.authentication_data = Some(bytes)
             }
             (Property::ReasonString, Value::Text(text)) => to.reason_string = Some(text),
-            (Property::UserProperty, Value::Pair(name, value)) => to.user.push((name, value)),
+            (Property::User, Value::Pair(name, value)) => to.user.push((name, value)),
             (property, value) => unreachable!("the table gives AUTH no {property:?} {value:?}"),
         }
     })?;
@@ -373,16 +371,16 @@ fn read_auth(mut body: Reader) -> Result<Auth, CodecError> {
     Ok(to)
 }
 
-/// Properties of the packets that have no others: a reason string and pairs.
-fn read_explanation(
-    body: &mut Reader,
-    carrier: Carrier,
-) -> Result<(Option<Text>, Vec<(Text, Text)>), CodecError> {
+/// A reason string and user properties.
+type Explanation = (Option<Text>, Vec<(Text, Text)>);
+
+/// Properties of the packets that have no others.
+fn read_explanation(body: &mut Reader, carrier: Carrier) -> Result<Explanation, CodecError> {
     let mut reason_string = None;
     let mut user = Vec::new();
     property::read(body, carrier, |property, value| match (property, value) {
         (Property::ReasonString, Value::Text(text)) => reason_string = Some(text),
-        (Property::UserProperty, Value::Pair(name, value)) => user.push((name, value)),
+        (Property::User, Value::Pair(name, value)) => user.push((name, value)),
         (property, value) => unreachable!("the table gives {carrier:?} no {property:?} {value:?}"),
     })?;
     Ok((reason_string, user))

@@ -134,7 +134,7 @@ properties! {
     TopicAlias = 0x23 TwoBytes [PublishToServer PublishToClient] repeats [] 1..=0xFFFF else TopicAliasInvalid;
     MaximumQoS = 0x24 Byte [ConnAck] repeats [] 0..=1 else ProtocolError;
     RetainAvailable = 0x25 Byte [ConnAck] repeats [] 0..=1 else ProtocolError;
-    UserProperty = 0x26 Pair
+    User = 0x26 Pair
         [Connect Will ConnAck PublishToServer PublishToClient Ack Subscribe SubAck Unsubscribe UnsubAck
          DisconnectToServer DisconnectToClient Auth]
         repeats
@@ -281,7 +281,7 @@ mod tests {
             );
             let repeats = matches!(
                 rule.property,
-                Property::UserProperty | Property::SubscriptionIdentifier
+                Property::User | Property::SubscriptionIdentifier
             );
             assert_eq!(rule.repeats != 0, repeats, "{:?}", rule.property);
         }

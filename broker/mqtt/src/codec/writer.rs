@@ -101,7 +101,7 @@ impl Properties<'_> {
 
     pub(super) fn user(&mut self, pairs: &[(Text, Text)]) {
         for (name, value) in pairs {
-            self.0.u8(Property::UserProperty as u8);
+            self.0.u8(Property::User as u8);
             self.0.binary(name.as_bytes());
             self.0.binary(value.as_bytes());
         }

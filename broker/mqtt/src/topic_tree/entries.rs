@@ -8,7 +8,11 @@ pub(super) enum Entries<K, V> {
     #[default]
     None,
     One(K, V),
-    /// Two or more. Boxed, since most filters have one subscriber.
+    /// Two or more.
+    #[allow(
+        clippy::box_collection,
+        reason = "most filters have one subscriber, and 16 bytes less a node count"
+    )]
     Many(Box<BTreeMap<K, V>>),
 }
 
