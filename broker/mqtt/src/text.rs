@@ -97,7 +97,7 @@ fn check_content(bytes: &[u8]) -> Result<(), TextError> {
     if bytes.len() > TEXT_BYTES_MAX {
         return Err(TextError::TooLong { bytes: bytes.len() });
     }
-    if bytes.contains(&0) {
+    if bytes.iter().fold(false, |nul, byte| nul | (*byte == 0)) {
         return Err(TextError::Nul);
     }
     Ok(())

@@ -20,6 +20,8 @@ const WRONG_REASON: CodecError = CodecError::protocol(
     "a reason code that its packet cannot have [MQTT-3.4.2-1], [MQTT-3.9.3-2], [MQTT-3.14.2-1]",
 );
 
+// Inlined, so that a PUBLISH is built where it is returned instead of being copied through three results.
+#[inline(always)]
 pub(super) fn read_body(
     packet_type: PacketType,
     flags: u8,
@@ -48,6 +50,7 @@ pub(super) fn read_body(
     }
 }
 
+#[inline(always)]
 fn read_publish(
     flags: u8,
     mut body: Reader,

@@ -90,6 +90,7 @@ impl Decoder {
         })
     }
 
+    #[inline]
     fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Packet>, CodecError> {
         let Some(&first) = buffer.first() else {
             return Ok(None);

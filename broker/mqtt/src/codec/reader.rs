@@ -70,12 +70,14 @@ impl Reader {
         Ok(value)
     }
 
+    #[inline]
     pub(super) fn binary(&mut self) -> Result<Bytes, CodecError> {
         let bytes = self.u16()?;
         let range = self.take(bytes.into())?;
         Ok(self.bytes.slice(range))
     }
 
+    #[inline]
     pub(super) fn text(&mut self) -> Result<Text, CodecError> {
         Text::new(self.binary()?).map_err(|error| match error {
             TextError::NotUtf8 => {
@@ -109,6 +111,7 @@ impl Reader {
     }
 
     /// Everything that is left, without a copy.
+    #[inline]
     pub(super) fn rest(mut self) -> Bytes {
         self.bytes.advance(self.at);
         self.bytes
