@@ -61,7 +61,7 @@ fn decode(criterion: &mut Criterion) {
                         black_box(packet);
                     }
                 },
-                BatchSize::SmallInput,
+                BatchSize::NumIterations(16),
             );
         });
         group.bench_function("mqttbytes", |bencher| {
@@ -79,7 +79,7 @@ fn decode(criterion: &mut Criterion) {
                         }
                     }
                 },
-                BatchSize::SmallInput,
+                BatchSize::NumIterations(16),
             );
         });
         group.bench_function("rmqtt-codec", |bencher| {
@@ -97,7 +97,7 @@ fn decode(criterion: &mut Criterion) {
                         }
                     }
                 },
-                BatchSize::SmallInput,
+                BatchSize::NumIterations(16),
             );
         });
         group.finish();

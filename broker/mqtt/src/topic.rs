@@ -55,16 +55,15 @@ impl TopicName {
         if text.is_empty() {
             return Err(TopicError::Empty);
         }
-        // Without a branch inside, so that the loop runs on vectors: this is once a message.
-        let (mut separators, mut wildcard) = (0_usize, false);
-        for &byte in text.bytes().iter() {
-            separators += usize::from(byte == b'/');
-            wildcard |= (byte == b'+') | (byte == b'#');
-        }
-        if wildcard {
+        // Without a branch inside, so that it runs on vectors: this is once a message.
+        let bytes = text.bytes();
+        if bytes.iter().fold(false, |found, byte| {
+            found | (*byte == b'+') | (*byte == b'#')
+        }) {
             return Err(TopicError::Wildcard);
         }
-        if separators >= TOPIC_LEVELS_MAX {
+        let is_short = bytes.len() < TOPIC_LEVELS_MAX;
+        if !is_short && bytes.iter().filter(|byte| **byte == b'/').count() >= TOPIC_LEVELS_MAX {
             return Err(TopicError::TooDeep);
         }
         Ok(Self(text))
