@@ -18,6 +18,11 @@ type Disagreement = (Reader, &'static str, &'static str);
 
 /// Illegal frames that rmqtt-codec 0.3.1 accepts. What is in here is refused by us for no other rules than these.
 const RMQTT_ACCEPTS: &[Disagreement] = &[
+    (
+        Fresh,
+        "10 L 'MQTT' 05 22 003c 00 'c'",
+        "will retain without a will [MQTT-3.1.2-13]",
+    ),
     (Server(V311), "38 L 'a'", "dup with qos 0 [MQTT-3.3.1-2]"),
     (Server(V5), "c0 80 00", "a padded length [MQTT-1.5.5-1]"),
     (
