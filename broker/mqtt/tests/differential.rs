@@ -19,6 +19,11 @@ type Disagreement = (Reader, &'static str, &'static str);
 /// Illegal frames that rmqtt-codec 0.3.1 accepts. What is in here is refused by us for no other rules than these.
 const RMQTT_ACCEPTS: &[Disagreement] = &[
     (
+        Server(V5),
+        "f0 01 00",
+        "a reason of AUTH needs a property length [§3.15.2.1]",
+    ),
+    (
         Fresh,
         "10 L 'MQTT' 05 22 003c 00 'c'",
         "will retain without a will [MQTT-3.1.2-13]",

@@ -352,6 +352,11 @@ fn read_auth(mut body: Reader) -> Result<Auth, CodecError> {
         return Ok(to); // success without properties, §3.15.2.1
     }
     to.reason = read_reason(&mut body, |code| matches!(code, 0x00 | 0x18 | 0x19))?;
+    if body.remaining() == 0 {
+        return Err(CodecError::malformed(
+            "an AUTH with a reason code and no property length [§3.15.2.1]",
+        ));
+    }
     property::read(&mut body, Carrier::Auth, |property, value| {
         match (property, value) {
             (Property::AuthenticationMethod, Value::Text(text)) => {
