@@ -17,3 +17,11 @@ pub mod log {
         include!(concat!(env!("OUT_DIR"), "/meridian.log.v1.rs"));
     }
 }
+
+/// The Raft log of a group on disk.
+pub mod raft {
+    /// Version 1 of the format.
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/meridian.raft.v1.rs"));
+    }
+}
