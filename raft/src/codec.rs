@@ -72,11 +72,12 @@ fn membership_to_disk(membership: &Membership<u64, BasicNode>) -> v1::Membership
     }
 }
 
-fn membership_from_disk(membership: &v1::Membership) -> Membership<u64, BasicNode> {
+fn membership_from_disk(membership: &v1::Membership) -> io::Result<Membership<u64, BasicNode>> {
     let configs = membership.configs.iter().map(|config| config.nodes.iter().copied().collect::<BTreeSet<u64>>());
     let nodes: BTreeMap<u64, BasicNode> =
         membership.nodes.iter().map(|(id, addr)| (*id, BasicNode { addr: addr.clone() })).collect();
-    Membership::new(configs.collect(), nodes).unwrap_or_default()
+    Membership::new(configs.collect(), nodes)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("a membership of the Raft log is damaged: {error}")))
 }
 
 pub(crate) fn entry_to_disk(entry: &Entry) -> v1::Entry {
@@ -94,7 +95,7 @@ pub(crate) fn entry_from_disk(entry: v1::Entry) -> io::Result<Entry> {
     let payload = match entry.payload.ok_or_else(damaged)? {
         v1::entry::Payload::Blank(_) => EntryPayload::Blank,
         v1::entry::Payload::Command(command) => EntryPayload::Normal(Payload(command)),
-        v1::entry::Payload::Membership(membership) => EntryPayload::Membership(membership_from_disk(&membership)),
+        v1::entry::Payload::Membership(membership) => EntryPayload::Membership(membership_from_disk(&membership)?),
     };
     Ok(Entry::new(id, payload))
 }
@@ -107,8 +108,11 @@ pub(crate) fn applied_to_disk(last: Option<&Id>, membership: &StoredMembershipOf
     }
 }
 
-pub(crate) fn applied_from_disk(applied: &v1::Applied) -> (Option<Id>, StoredMembershipOf<Types>) {
-    let membership = applied.membership.as_ref().map(membership_from_disk).unwrap_or_default();
-    let stored = StoredMembership::new(applied.membership_log_id.as_ref().map(id_from_disk), membership);
-    (applied.last.as_ref().map(id_from_disk), stored)
+pub(crate) fn applied_from_disk(applied: &v1::Applied) -> io::Result<(Option<Id>, StoredMembershipOf<Types>)> {
+    let last = applied.last.as_ref().map(id_from_disk);
+    // Before its first membership entry a group has none.
+    let Some(log_id) = &applied.membership_log_id else { return Ok((last, StoredMembership::default())) };
+    let lacking = || io::Error::new(io::ErrorKind::InvalidData, "an applied state lacks its membership");
+    let membership = membership_from_disk(applied.membership.as_ref().ok_or_else(lacking)?)?;
+    Ok((last, StoredMembership::new(Some(id_from_disk(log_id)), membership)))
 }

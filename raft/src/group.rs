@@ -8,7 +8,7 @@ use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::impls::BasicNode;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::{Config, Raft, SnapshotPolicy};
+use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
 
 use crate::codec::{Payload, Types};
 use crate::log_store::LogStore;
@@ -108,8 +108,8 @@ impl<S: StateMachine + Sync> Clone for Group<S> {
 }
 
 impl<S: StateMachine + Sync> Group<S> {
-    /// Opens the group `name`, or makes it with this node as its only voter. Returns with the state as it was last
-    /// flushed, and the log replayed on top of it.
+    /// Opens the group `name`, or makes it with this node as its only voter. The state is as it was last flushed, with
+    /// the log replayed on top of it as far as it is known to be committed; [`Group::wait_until_leader`] waits for all.
     ///
     /// # Errors
     /// [`OpenGroupError`].
@@ -162,14 +162,18 @@ impl<S: StateMachine + Sync> Group<S> {
         reply.map(|reply| *reply).ok_or(ProposeError::Unknown)
     }
 
-    /// Waits until the group has a leader that is this node.
+    /// Waits until this node leads the group and has applied all that was committed before.
     ///
     /// # Errors
     /// [`ProposeError::Stopped`], or [`ProposeError::NotLeader`] after `timeout`.
     pub async fn wait_until_leader(&self, timeout: Duration) -> Result<(), ProposeError> {
         let own = *self.raft.node_id();
         let waited = self.raft.wait(Some(timeout)).current_leader(own, "until this node leads").await;
-        waited.map(|_| ()).map_err(|_| ProposeError::NotLeader { leader: self.status().leader })
+        waited.map_err(|_| ProposeError::NotLeader { leader: self.status().leader })?;
+        // And the log replayed: a leader that has not caught up would show an old state.
+        let current = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        let current = tokio::time::timeout(timeout, current).await;
+        current.map_err(|_| ProposeError::Unknown)?.map(|_| ()).map_err(|_| ProposeError::Unknown)
     }
 
     /// Whether this node leads the group, as far as it knows.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use meridian_proto::raft::v1;
 use openraft::alias::VoteOf;
-use openraft::entry::RaftEntry;
+use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use prost::Message as _;
@@ -200,7 +200,7 @@ impl RaftLogStorage<Types> for LogStore {
             for entry in entries {
                 let id = entry.log_id();
                 let value = codec::entry_to_disk(&entry).encode_to_vec();
-                shared.cached_bytes += value.len();
+                shared.cached_bytes += payload_bytes(&entry);
                 shared.bytes_since_snapshot += value.len() as u64;
                 changes.push(Change::Put(Column::Log, numbered(&self.prefix, id.index()), value));
                 shared.cache.insert(id.index(), entry);
@@ -242,7 +242,14 @@ impl LogStore {
             return;
         }
         shared.cache = shared.cache.split_off(&(applied + 1));
-        shared.cached_bytes = shared.cache.values().map(|entry| codec::entry_to_disk(entry).encoded_len()).sum();
+        shared.cached_bytes = shared.cache.values().map(payload_bytes).sum();
+    }
+}
+
+fn payload_bytes(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(payload) => payload.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     }
 }
 

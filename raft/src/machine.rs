@@ -34,7 +34,7 @@ impl<S: StateMachine> Machine<S> {
     pub(crate) fn open(mut user: S, storage: Storage, group: &str, log: LogStore) -> io::Result<Self> {
         let reader = storage.reader(group);
         let (applied, membership) = match reader.applied().map_err(io::Error::other)? {
-            Some(bytes) => codec::applied_from_disk(&v1::Applied::decode(&bytes[..]).map_err(io::Error::other)?),
+            Some(bytes) => codec::applied_from_disk(&v1::Applied::decode(&bytes[..]).map_err(io::Error::other)?)?,
             None => (None, StoredMembership::default()),
         };
         user.restore(&reader);

@@ -130,7 +130,8 @@ impl Storage {
         let inner = Arc::new(Inner { db });
         let found = inner.db.get(FORMAT_KEY).map_err(|error| engine(&error))?;
         match found {
-            None if fresh => {
+            // New, or killed before this record was written: then nothing else was either.
+            None if fresh || is_empty(&inner).map_err(|error| engine(&error))? => {
                 let mut synced = WriteOptions::default();
                 synced.set_sync(options.fsync);
                 inner.db.put_opt(FORMAT_KEY, FORMAT, &synced).map_err(|error| engine(&error))?;
@@ -166,11 +167,18 @@ impl Storage {
         if let Err(error) = self.flush_states() {
             tracing::warn!(%error, "The last flush failed; the log brings back what is missing.");
         }
-        drop(self.queue);
-        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The thread ends when the last group has let go of its queue; a clone that still holds one keeps it.
-        drop(thread);
+        // The writer ends when the last group has let go of its queue; it writes nothing after what it was given.
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
+}
+
+fn is_empty(inner: &Inner) -> Result<bool, rocksdb::Error> {
+    for column in [Column::Log, Column::Meta, Column::State, Column::Events] {
+        if inner.db.iterator_cf(&inner.column(column), IteratorMode::Start).next().transpose()?.is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn database_options() -> Options {

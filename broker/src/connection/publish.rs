@@ -1,0 +1,109 @@
+//! PUBLISH and PUBREL of the client.
+
+use meridian_mqtt::packet::{PacketId, Publish, QoS};
+use meridian_mqtt::reason::ReasonCode;
+use meridian_mqtt::session::Matched;
+use meridian_shard::log;
+
+use super::{Connection, Stream};
+use crate::clock::wall_ms;
+use crate::geo::GeoPublish;
+use crate::router::{Outgoing, Source};
+use crate::shards::{Proposal, Waiter};
+
+impl<S: Stream> Connection<S> {
+    pub(super) async fn publish(&mut self, publish: Publish) {
+        let Some(link) = &mut self.link else { return };
+        let Some(topic) = publish.topic else { return };
+        let id = publish.packet_id;
+        self.node.counters.received(publish.qos);
+        if !self.node.may_publish(topic.as_str()) {
+            if let Some(id) = id {
+                self.session.published(id, Err(ReasonCode::NotAuthorized));
+            }
+            return;
+        }
+        let message = Outgoing {
+            topic,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            properties: publish.properties,
+            publisher: link.client_id.clone(),
+            received_ms: wall_ms(),
+        };
+        let input = self.node.geo.input(&message.topic);
+        if input.is_none() && message.qos == QoS::AtMostOnce && !message.retain {
+            // Nothing of it must survive.
+            self.node.dispatch.live(&message, Source::Direct);
+            return;
+        }
+        let shard_index = self.node.shards.map.of_topic(&message.topic);
+        // A QoS 2 publication of a session that survives is known by name, so that its resend is known too.
+        let once = match (id, link.logged, link.handle.persistent) {
+            (Some(id), Some(logged), Some(_)) if message.qos == QoS::ExactlyOnce => Some(log::Once {
+                client_id: link.client_id.as_str().to_owned(),
+                epoch: logged.epoch,
+                packet_id: u32::from(id.0.get()),
+            }),
+            _ => None,
+        };
+        let (body, device) = match input {
+            Some((region, device)) => {
+                let (region, device) = (region.to_owned(), device.to_owned());
+                match self.node.geo.publish(&self.node, shard_index, &message, &region, &device, publish.dup) {
+                    GeoPublish::Changed(mut fixes) => {
+                        fixes.raw = Some(message.to_message());
+                        fixes.once = once;
+                        (log::command::Body::Fixes(fixes), Some(device))
+                    }
+                    GeoPublish::Unchanged => {
+                        self.node.dispatch.live(&message, Source::Direct);
+                        if let Some(id) = id {
+                            self.session.published(id, Ok(Matched::Some));
+                        }
+                        return;
+                    }
+                    GeoPublish::Plain => (plain(&message, once), None),
+                }
+            }
+            None => (plain(&message, once), None),
+        };
+        if let (Some(id), QoS::ExactlyOnce) = (id, message.qos) {
+            link.names.insert(id, shard_index);
+        }
+        let waiter = Waiter::Publisher { session: link.handle.clone(), owner: link.owner, id, device };
+        let shard = self.node.shards.get(shard_index);
+        shard.submit_with(Proposal { command: body, waiter }).await;
+    }
+
+    /// PUBREL: the publication's name may be used again, as soon as the log says so [MQTT-4.3.3-12].
+    pub(super) async fn release(&mut self, id: PacketId) {
+        let Some(link) = &mut self.link else { return };
+        let (Some(logged), Some(_)) = (link.logged, link.handle.persistent) else {
+            self.session.released(id);
+            return;
+        };
+        let shards = &self.node.shards;
+        let holder = link.names.remove(&id).or_else(|| {
+            let holds = |shard| shards.get(shard).state.lock().holds_name(&link.client_id, logged.epoch, id.0.get());
+            shards.map.all().find(|shard| holds(*shard))
+        });
+        let Some(shard) = holder else {
+            self.session.released(id);
+            return;
+        };
+        let once = log::Once {
+            client_id: link.client_id.as_str().to_owned(),
+            epoch: logged.epoch,
+            packet_id: u32::from(id.0.get()),
+        };
+        let waiter = Waiter::Releaser { session: link.handle.clone(), owner: link.owner, id };
+        let command = log::command::Body::Release(log::Release { once: Some(once) });
+        shards.get(shard).submit_with(Proposal { command, waiter }).await;
+    }
+}
+
+fn plain(message: &Outgoing, once: Option<log::Once>) -> log::command::Body {
+    log::command::Body::Publish(log::Publish { message: Some(message.to_message()), once })
+}

@@ -1,0 +1,88 @@
+//! The client's replicated queue: what it is owed, and what it has acknowledged of it.
+
+use std::time::Instant;
+
+use meridian_shard::log;
+
+use super::{Connection, Stream};
+use crate::clock::wall_ms;
+use crate::router::{Outgoing, qos};
+
+/// Entries that the session holds at a time; the rest stays in the queue.
+const TAKEN_MAX: usize = 128;
+
+impl<S: Stream> Connection<S> {
+    /// Takes from the queue what the session has room for. Whether it took anything.
+    pub(super) fn pull_queue(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        if !link.queue_more || link.queue_taken >= TAKEN_MAX {
+            return false;
+        }
+        let room = TAKEN_MAX - link.queue_taken;
+        let entries: Vec<(u64, log::QueuedMessage)> = {
+            let state = self.node.shards.get(link.home).state.lock();
+            let Some(session) = state.session(&link.client_id) else { return false };
+            let after = session.queue.range(link.queue_high + 1..);
+            after.take(room).filter_map(|(seq, entry)| Some((*seq, entry.queued.clone()?))).collect()
+        };
+        link.queue_more = entries.len() == room;
+        let (now, now_ms) = (Instant::now(), wall_ms());
+        for (seq, queued) in &entries {
+            link.queue_high = *seq;
+            link.queue_taken += 1;
+            link.handle.sent(*seq);
+            let message = queued.message.as_ref().and_then(Outgoing::from_message);
+            let delivered = message.map(|message| {
+                let delivery = message.delivery(
+                    qos(queued.qos),
+                    queued.retain,
+                    queued.subscription_ids.clone(),
+                    now_ms,
+                    (*seq).try_into().ok(),
+                );
+                self.session.deliver(delivery, now)
+            });
+            if !matches!(delivered, Some(Ok(()))) {
+                // Expired, or too large for this client: it will never be sent.
+                metrics::counter!("meridian_messages_dropped_total", "reason" => "expired").increment(1);
+                link.settled.push(*seq);
+                link.queue_taken -= 1;
+            }
+        }
+        !entries.is_empty()
+    }
+
+    pub(super) fn settled(&mut self, seq: u64) {
+        if let Some(link) = &mut self.link
+            && seq > 0
+        {
+            link.settled.push(seq);
+            link.queue_taken = link.queue_taken.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn received(&mut self, seq: u64) {
+        if let Some(link) = &mut self.link
+            && seq > 0
+        {
+            link.received.push(seq);
+        }
+    }
+
+    /// Tells the home shard what the client has acknowledged.
+    pub(super) async fn settle(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        if link.settled.is_empty() && link.received.is_empty() {
+            return;
+        }
+        let Some(logged) = link.logged else { return };
+        let settle = log::Settle {
+            client_id: link.client_id.as_str().to_owned(),
+            session_epoch: logged.epoch,
+            settled: std::mem::take(&mut link.settled),
+            received: std::mem::take(&mut link.received),
+        };
+        let home = link.home;
+        self.node.shards.get(home).submit(log::command::Body::Settle(settle)).await;
+    }
+}

@@ -1,0 +1,180 @@
+//! SUBSCRIBE and UNSUBSCRIBE of the client.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use meridian_mqtt::packet::{QoS, RetainHandling, Subscribe, Subscription, Unsubscribe};
+use meridian_mqtt::reason::ReasonCode;
+use meridian_mqtt::session::Delivery;
+use meridian_mqtt::topic::TopicFilter;
+use meridian_shard::{Reply, log};
+
+use super::{Connection, Stream};
+use crate::clock::wall_ms;
+use crate::router::{Outgoing, Route, RouteOptions};
+
+/// What SUBSCRIBE brought for one session.
+#[derive(Default)]
+struct Gathered {
+    /// For the log, if the session is persistent.
+    subscriptions: Vec<log::Subscription>,
+    /// Retained messages for the replicated queue.
+    queued: Vec<log::QueuedMessage>,
+    /// Retained messages to be sent as they are.
+    direct: Vec<Delivery>,
+}
+
+impl<S: Stream> Connection<S> {
+    pub(super) async fn subscribe(&mut self, subscribe: Subscribe) {
+        let Some(link) = &self.link else { return };
+        let (home, logged, handle) = (link.home, link.logged, Arc::clone(&link.handle));
+        let client_id = link.client_id.clone();
+        let mut gathered = Gathered::default();
+        let mut reasons = Vec::with_capacity(subscribe.filters.len());
+        for wanted in &subscribe.filters {
+            reasons.push(self.add(wanted, subscribe.subscription_id, &mut gathered));
+        }
+        if let (Some(logged), Some(_), false) = (logged, handle.persistent, gathered.subscriptions.is_empty()) {
+            let command = log::command::Body::Subscribe(log::Subscribe {
+                client_id: client_id.as_str().to_owned(),
+                session_epoch: logged.epoch,
+                subscriptions: gathered.subscriptions,
+                retained: gathered.queued,
+            });
+            // SUBACK says that no later publish is missed, so the home shard must know of it.
+            match self.node.shards.get(home).propose(command).await {
+                Ok(Reply::Done) => {}
+                Ok(_) | Err(_) => {
+                    self.session.disconnect(ReasonCode::ServerUnavailable, None);
+                    return;
+                }
+            }
+        }
+        self.session.subscribed(subscribe.packet_id, reasons);
+        let now = Instant::now();
+        for delivery in gathered.direct {
+            if self.session.deliver(delivery, now).is_err() {
+                metrics::counter!("meridian_messages_dropped_total", "reason" => "outbox").increment(1);
+            }
+        }
+        if let Some(link) = &mut self.link {
+            link.queue_more |= handle.persistent.is_some();
+        }
+    }
+
+    /// Puts one subscription in place, and gathers what it brings.
+    fn add(&self, wanted: &Subscription, subscription_id: Option<u32>, gathered: &mut Gathered) -> ReasonCode {
+        let Some(link) = &self.link else { return ReasonCode::UnspecifiedError };
+        let Ok(filter) = &wanted.filter else { return ReasonCode::TopicFilterInvalid };
+        let filter = filter.detach();
+        let handle = &link.handle;
+        let is_new = !handle.filters.lock().contains(&filter);
+        if is_new && handle.filters.lock().len() >= self.node.subscriptions_max {
+            return ReasonCode::QuotaExceeded;
+        }
+        let options = RouteOptions {
+            qos: wanted.qos,
+            no_local: wanted.no_local,
+            retain_as_published: wanted.retain_as_published,
+            subscription_id,
+        };
+        let shards = &self.node.shards;
+        let reach = shards.map.of_filter(&filter);
+        let route = Arc::new(Route::new(Arc::clone(handle), filter.clone(), options, &reach));
+        // First the route, then the cut: what is published behind the cut finds the route.
+        self.node.dispatch.subscriptions.insert(Arc::clone(&route));
+        if is_new {
+            handle.filters.lock().push(filter.clone());
+        }
+        let wants_retained = filter.share().is_none()
+            && match wanted.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => is_new,
+                RetainHandling::Never => false,
+            };
+        let now_ms = wall_ms();
+        let ids: Vec<u32> = subscription_id.into_iter().collect();
+        let mut take = |retained: &Outgoing| {
+            let qos = wanted.qos.min(retained.qos);
+            if handle.persistent.is_some() && qos > QoS::AtMostOnce {
+                gathered.queued.push(log::QueuedMessage {
+                    message: Some(retained.to_message()),
+                    qos: qos as u32,
+                    retain: true,
+                    subscription_ids: ids.clone(),
+                });
+            } else {
+                gathered.direct.push(retained.delivery(qos, true, ids.clone(), now_ms, None));
+            }
+        };
+        for shard in reach.shards() {
+            let state = shards.get(*shard).state.lock();
+            if wants_retained {
+                state.for_each_retained(&filter, now_ms, |_, retained| {
+                    if let Some(retained) = Outgoing::from_retained(retained) {
+                        take(&retained);
+                    }
+                });
+            }
+            route.place(*shard, state.next_offset());
+        }
+        if wants_retained && filter.pattern().starts_with("$SYS") {
+            self.node.sys.for_each_match(&filter, &mut take);
+        }
+        if handle.persistent.is_some() {
+            gathered.subscriptions.push(subscription_to_log(&filter, options, wanted.retain_handling, &route, shards.map.names()));
+        }
+        ReasonCode::granted(wanted.qos)
+    }
+
+    pub(super) async fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
+        let Some(link) = &self.link else { return };
+        let (home, logged, handle) = (link.home, link.logged, Arc::clone(&link.handle));
+        let client_id = link.client_id.clone();
+        let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
+        let mut gone: Vec<TopicFilter> = Vec::new();
+        for filter in &unsubscribe.filters {
+            reasons.push(match filter {
+                Err(_) => ReasonCode::TopicFilterInvalid,
+                Ok(filter) if self.node.dispatch.subscriptions.remove(&handle, filter) => {
+                    gone.push(filter.detach());
+                    ReasonCode::Success
+                }
+                Ok(_) => ReasonCode::NoSubscriptionExisted,
+            });
+        }
+        handle.filters.lock().retain(|filter| !gone.contains(filter));
+        if let (Some(logged), Some(_), false) = (logged, handle.persistent, gone.is_empty()) {
+            let command = log::command::Body::Unsubscribe(log::Unsubscribe {
+                client_id: client_id.as_str().to_owned(),
+                session_epoch: logged.epoch,
+                filters: gone.iter().map(|filter| filter.as_str().to_owned()).collect(),
+            });
+            if self.node.shards.get(home).propose(command).await.is_err() {
+                self.session.disconnect(ReasonCode::ServerUnavailable, None);
+                return;
+            }
+        }
+        self.session.unsubscribed(unsubscribe.packet_id, reasons);
+    }
+}
+
+fn subscription_to_log(
+    filter: &TopicFilter,
+    options: RouteOptions,
+    retain_handling: RetainHandling,
+    route: &Route,
+    names: &[String],
+) -> log::Subscription {
+    log::Subscription {
+        filter: filter.as_str().to_owned(),
+        options: Some(log::SubscriptionOptions {
+            qos: options.qos as u32,
+            no_local: options.no_local,
+            retain_as_published: options.retain_as_published,
+            retain_handling: retain_handling as u32,
+            subscription_id: options.subscription_id,
+        }),
+        since: route.placed().map(|(shard, first)| (names[shard.at()].clone(), first)).collect(),
+    }
+}

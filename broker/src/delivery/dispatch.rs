@@ -1,0 +1,138 @@
+//! What a shard's `apply` brought about, acted on: live subscribers now, everybody else by a sign.
+//!
+//! `apply ─► **dispatch** ─► mailboxes, event tail`. Runs where `apply` ran, in the order of the log, before the
+//! publisher is answered: so what is published next is delivered next.
+
+use std::sync::Arc;
+
+use meridian_mqtt::packet::QoS;
+use meridian_shard::{DropReason, Effect, log};
+use tokio::sync::mpsc;
+
+use super::mailbox::{MailboxLimits, Undelivered};
+use crate::clock::wall_ms;
+use crate::registry::Registry;
+use crate::router::{Audience, Outgoing, Recipient, ShardIndex, Source, Subscriptions};
+use crate::shards::{EffectSink, EventTail};
+
+/// Delivers to the live subscribers of this node.
+#[derive(Debug)]
+pub struct Dispatch {
+    /// All subscriptions on this node.
+    pub subscriptions: Subscriptions,
+    /// Limits of each session's mailbox.
+    pub limits: MailboxLimits,
+}
+
+impl Dispatch {
+    /// Sends a message to the live subscribers that it concerns. How many there were.
+    pub fn live(&self, message: &Outgoing, source: Source) -> usize {
+        let mut recipients = 0;
+        self.subscriptions.recipients(message, source, Audience::Live, |to| {
+            recipients += 1;
+            self.send(message, to);
+        });
+        recipients
+    }
+
+    /// Sends a message to one recipient, if it is there and keeps up.
+    pub fn send(&self, message: &Outgoing, to: Recipient) {
+        let delivery = message.delivery(to.qos, to.retain, to.subscription_ids, wall_ms(), None);
+        match to.session.deliver(delivery, self.limits) {
+            // At QoS 0 nothing is kept for who is not there.
+            Ok(()) | Err(Undelivered::Offline) => {}
+            Err(Undelivered::SlowConsumer) => {
+                let reason = if to.qos == QoS::AtMostOnce { "slow_consumer_qos0" } else { "slow_consumer" };
+                metrics::counter!("meridian_messages_dropped_total", "reason" => reason).increment(1);
+            }
+        }
+    }
+}
+
+/// What the shell has to do for a shard besides delivery, because it must go through a log.
+#[derive(Debug)]
+pub enum Errand {
+    /// Publish a will in its topic's shard, then confirm it in this one.
+    PublishWill {
+        /// The will's home.
+        home: ShardIndex,
+        /// Its name.
+        once: log::Once,
+        /// The message.
+        message: log::Message,
+    },
+    /// A session ended: its names may be forgotten everywhere.
+    Forget {
+        /// Whose.
+        client_id: String,
+        /// Up to which session.
+        epoch: u64,
+    },
+}
+
+/// The effects of one shard, acted on.
+pub struct ShardEffects {
+    pub(crate) shard: ShardIndex,
+    pub(crate) tail: Arc<EventTail>,
+    pub(crate) dispatch: Arc<Dispatch>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) errands: mpsc::UnboundedSender<Errand>,
+}
+
+impl EffectSink for ShardEffects {
+    fn effects(&self, effects: Vec<Effect>) {
+        for effect in &effects {
+            self.act(effect);
+        }
+        self.tail.push(effects.into_iter().filter_map(|effect| match effect {
+            Effect::Event { offset, event } => Some((offset, event)),
+            _ => None,
+        }));
+    }
+}
+
+impl ShardEffects {
+    fn act(&self, effect: &Effect) {
+        match effect {
+            Effect::Event { offset, event } => {
+                if let Some(log::event::Body::Alert(alert)) = &event.body {
+                    metrics::counter!("meridian_alerts_total", "type" => alert.r#type.clone()).increment(1);
+                }
+                if self.dispatch.subscriptions.is_empty() {
+                    return;
+                }
+                if let Some(message) = Outgoing::from_event(event) {
+                    self.dispatch.live(&message, Source::Event { shard: self.shard, offset: *offset });
+                }
+            }
+            Effect::Queued { client_id, .. } => {
+                if let Some(session) = self.registry.get(client_id) {
+                    session.queue_grew();
+                }
+            }
+            Effect::Dropped { reason: DropReason::QueueFull } => {
+                metrics::counter!("meridian_messages_dropped_total", "reason" => "queue_full").increment(1);
+            }
+            Effect::WillDue { once, message } => self.errand(Errand::PublishWill {
+                home: self.shard,
+                once: once.clone(),
+                message: message.clone(),
+            }),
+            Effect::SessionEnded { client_id, epoch } => {
+                self.registry.ended(client_id, *epoch, &self.dispatch.subscriptions);
+                self.errand(Errand::Forget { client_id: client_id.clone(), epoch: *epoch });
+            }
+            Effect::Rejected { device, region, ts_ms, reason } => {
+                crate::geo::report_rejected(&self.dispatch, region, device, Some(*ts_ms), reason);
+            }
+            Effect::Classified { result } => {
+                metrics::counter!("meridian_positions_total", "result" => *result).increment(1);
+            }
+        }
+    }
+
+    fn errand(&self, errand: Errand) {
+        // The receiver goes only when the node stops; wills are found again at the next start.
+        let _stopping = self.errands.send(errand);
+    }
+}

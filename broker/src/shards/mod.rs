@@ -1,0 +1,113 @@
+//! The shards of this node: state, log, and the way in.
+
+mod machine;
+mod proposer;
+mod tail;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_raft::{Group, StateReader};
+use meridian_shard::{Admission, Reply, ShardState, log};
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+
+pub use machine::{EffectSink, MetaMachine, ShardMachine};
+pub(crate) use proposer::{Proposal, QUEUE_MAX, Waiter, run as run_proposer};
+pub use proposer::Refused;
+pub use tail::EventTail;
+
+use crate::delivery::Dispatch;
+use crate::router::{ShardIndex, ShardMap};
+
+/// How long somebody waits for an answer before the outcome counts as unknown.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One shard on this node.
+pub struct Shard {
+    /// Its place in the shard map.
+    pub index: ShardIndex,
+    /// Its name.
+    pub name: String,
+    /// Its state on this replica. Held for moments only.
+    pub state: Arc<Mutex<ShardState>>,
+    /// The leader's side before the log. Locked before `state`.
+    pub admission: Arc<Mutex<Admission>>,
+    /// Its newest events.
+    pub tail: Arc<EventTail>,
+    /// Its Raft group.
+    pub group: Group<ShardMachine>,
+    pub(crate) reader: StateReader,
+    pub(crate) proposals: mpsc::Sender<Proposal>,
+}
+
+impl Shard {
+    /// Proposes a command and waits until it is applied here.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn propose(&self, command: log::command::Body) -> Result<Reply, Refused> {
+        let (sender, receiver) = oneshot::channel();
+        self.submit_with(Proposal { command, waiter: Waiter::Reply(sender) }).await;
+        match tokio::time::timeout(PATIENCE, receiver).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) => Err(Refused::Unavailable),
+            Err(_) => Err(Refused::Unknown),
+        }
+    }
+
+    /// Proposes a command that nobody waits for.
+    pub async fn submit(&self, command: log::command::Body) {
+        self.submit_with(Proposal { command, waiter: Waiter::Nobody }).await;
+    }
+
+    /// Waits while the shard has all the commands that it can hold: back-pressure, down to the socket.
+    pub(crate) async fn submit_with(&self, proposal: Proposal) {
+        // The receiver goes only when the node stops; whoever waits then finds its sender gone.
+        let _stopping = self.proposals.send(proposal).await;
+    }
+
+    /// Up to `max` events from offset `from` on: from memory, or from disk where memory does not reach.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn events(&self, from: u64, max: usize) -> std::io::Result<Vec<(u64, Arc<log::Event>)>> {
+        if let Some(events) = self.tail.read(from, max) {
+            return Ok(events);
+        }
+        let records = self.reader.events(from, max)?;
+        let decode = |(offset, record)| {
+            let event = log::Event::decode::<bytes::Bytes>(record).map_err(std::io::Error::other)?;
+            Ok((offset, Arc::new(event)))
+        };
+        records.into_iter().map(decode).collect()
+    }
+}
+
+/// All shards of this node.
+pub struct Shards {
+    /// Which topic belongs to which.
+    pub map: ShardMap,
+    /// Live delivery.
+    pub dispatch: Arc<Dispatch>,
+    list: Vec<Shard>,
+}
+
+impl Shards {
+    pub(crate) fn new(map: ShardMap, dispatch: Arc<Dispatch>, list: Vec<Shard>) -> Self {
+        assert_eq!(map.names().len(), list.len(), "every shard of the map is on this node");
+        Shards { map, dispatch, list }
+    }
+
+    /// One shard.
+    #[must_use]
+    pub fn get(&self, index: ShardIndex) -> &Shard {
+        &self.list[index.at()]
+    }
+
+    /// All, in the order of the map.
+    pub fn iter(&self) -> impl Iterator<Item = &Shard> {
+        self.list.iter()
+    }
+}

@@ -1,0 +1,96 @@
+//! What a sink is, and what it reads from.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use meridian_proto::v1::{Alert, EnrichedPosition};
+
+/// By shard: the first offset that the far side does not have.
+pub type Cursors = BTreeMap<String, u64>;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A position that the movement filter passed.
+    Position(EnrichedPosition),
+    /// An alert.
+    Alert(Alert),
+}
+
+/// An event and its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventRecord {
+    /// The shard whose event log it stands in.
+    pub shard: String,
+    /// Its place there.
+    pub offset: u64,
+    /// When the log took it, epoch milliseconds.
+    pub at_ms: i64,
+    /// The event.
+    pub event: Event,
+}
+
+/// Why a write did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The far side cannot take it now; the same batch is tried again.
+    #[error("{0}")]
+    Retry(String),
+    /// This sink can never go on like this: its configuration or its data needs a person.
+    #[error("{0}")]
+    Blocked(String),
+}
+
+/// A destination of events.
+///
+/// `open` is called before the first write and after each failure; it tells which events the far side already has, so
+/// that a sink which keeps its cursor beside the data gets each event exactly once.
+pub trait Sink: Send + 'static {
+    /// Connects or opens, and reads the cursors that the far side keeps.
+    fn open(&mut self) -> impl Future<Output = Result<Cursors, SinkError>> + Send;
+
+    /// Writes a batch, and `cursors` with it. `Ok` means that the far side has confirmed both.
+    fn write(
+        &mut self,
+        batch: &[EventRecord],
+        cursors: &Cursors,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+}
+
+/// Why events could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The store refused.
+    #[error("the event log of {shard} cannot be read")]
+    Storage {
+        /// The shard.
+        shard: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The event logs, as the broker lends them to its sinks.
+pub trait EventSource: Send + Sync + 'static {
+    /// All shards.
+    fn shards(&self) -> Vec<String>;
+
+    /// The first offset that is still there, and the one that the next event will have.
+    fn bounds(&self, shard: &str) -> (u64, u64);
+
+    /// Events from offset `from` on, out of at most `max` records, and the offset to go on from. Records that are no
+    /// sink's business are passed over.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn read(
+        &self,
+        shard: &str,
+        from: u64,
+        max: usize,
+    ) -> Result<(Vec<EventRecord>, u64), ReadError>;
+
+    /// Comes back when any shard has grown since the last call of the same caller.
+    fn grown(&self) -> impl Future<Output = ()> + Send;
+}
