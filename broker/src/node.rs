@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use meridian_mqtt::packet::QoS;
 use meridian_mqtt::reason::ReasonCode;
 use meridian_mqtt::session::Limits;
 use meridian_mqtt::text::Text;
@@ -23,9 +24,9 @@ use crate::counters::Counters;
 use crate::delivery::{
     Dispatch, Errand, MailboxLimits, Persistent, SessionHandle, ShardEffects, run_handover,
 };
-use crate::geo::{GeoInputs, InputPattern};
+use crate::geo::{GeoInputs, GeoPublish, InputPattern};
 use crate::registry::Registry;
-use crate::router::{Route, RouteOptions, ShardMap, Subscriptions, qos, text};
+use crate::router::{Outgoing, Route, RouteOptions, ShardMap, Source, Subscriptions, qos, text};
 use crate::shards::{EventTail, MetaMachine, QUEUE_MAX, Shard, ShardMachine, Shards, run_proposer};
 use crate::sys::SysTopics;
 
@@ -331,6 +332,36 @@ impl Node {
             shard.propose(log::command::Body::PutFences(put.clone())).await?;
         }
         Ok(put)
+    }
+
+    /// Publishes a message of the broker's own or of the HTTP API; returns when it is durable, if it must be.
+    ///
+    /// # Errors
+    /// [`crate::shards::Refused`].
+    pub async fn publish(&self, message: Outgoing) -> Result<(), crate::shards::Refused> {
+        let index = self.shards.map.of_topic(&message.topic);
+        let shard = self.shards.get(index);
+        if let Some((region, device)) = self.geo.input(&message.topic) {
+            let (region, device) = (region.to_owned(), device.to_owned());
+            match self.geo.publish(self, index, &message, &region, &device, false) {
+                GeoPublish::Changed(mut fixes) => {
+                    fixes.raw = Some(message.to_message());
+                    let applied = shard.propose(log::command::Body::Fixes(fixes)).await;
+                    shard.admission.lock().settled(&device);
+                    return applied.map(|_| ());
+                }
+                GeoPublish::Unchanged => {
+                    self.dispatch.live(&message, Source::Direct);
+                    return Ok(());
+                }
+                GeoPublish::Plain => {}
+            }
+        } else if message.qos == QoS::AtMostOnce && !message.retain {
+            self.dispatch.live(&message, Source::Direct);
+            return Ok(());
+        }
+        let publish = log::Publish { message: Some(message.to_message()), once: None };
+        shard.propose(log::command::Body::Publish(publish)).await.map(|_| ())
     }
 
     /// Ends all connections, lets what is under way finish, and closes the store.

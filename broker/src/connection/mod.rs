@@ -260,9 +260,9 @@ impl<S: Stream> Connection<S> {
                     Output::Release(id) => self.release(id).await,
                     Output::Subscribe(subscribe) => Box::pin(self.subscribe(subscribe)).await,
                     Output::Unsubscribe(unsubscribe) => Box::pin(self.unsubscribe(unsubscribe)).await,
-                    Output::Acknowledged { handle, .. } => self.settled(handle),
-                    Output::Received { handle, .. } => self.received(handle),
-                    Output::Close { will, session_expiry_s, .. } => {
+                    Output::Acknowledged { handle } => self.settled(handle),
+                    Output::Received { handle } => self.received(handle),
+                    Output::Close { will, session_expiry_s } => {
                         self.ended.get_or_insert(Ended { will, session_expiry_s });
                     }
                 }

@@ -81,7 +81,7 @@ impl<S: Stream> Connection<S> {
     pub(super) async fn release(&mut self, id: PacketId) {
         let Some(link) = &mut self.link else { return };
         let (Some(logged), Some(_)) = (link.logged, link.handle.persistent) else {
-            self.session.released(id);
+            self.session.not_found(id);
             return;
         };
         let shards = &self.node.shards;
@@ -90,7 +90,7 @@ impl<S: Stream> Connection<S> {
             shards.map.all().find(|shard| holds(*shard))
         });
         let Some(shard) = holder else {
-            self.session.released(id);
+            self.session.not_found(id);
             return;
         };
         let once = log::Once {

@@ -1,0 +1,438 @@
+//! The configuration: one TOML file, `MERIDIAN__SECTION__KEY` in the environment over it, and every mistake at once.
+//!
+//! Every key is read by exactly one call of [`Reader`], which knows its path; what nobody has read at the end is a
+//! mistake that names the nearest key.
+
+mod reader;
+pub mod units;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::geo::InputPattern;
+use crate::router::ShardMap;
+pub use reader::Mistake;
+use reader::Reader;
+
+/// A node's configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[node]`
+    pub node: NodeConfig,
+    /// `[sharding]`
+    pub sharding: Sharding,
+    /// `[listeners]`
+    pub listeners: Listeners,
+    /// `[auth]`
+    pub auth: AuthConfig,
+    /// `[limits]`
+    pub limits: LimitsConfig,
+    /// `[durability] fsync`: flush to disk before acknowledging. Default true.
+    pub fsync: bool,
+    /// `[geo]`
+    pub geo: GeoConfig,
+    /// `[sinks.NAME]`
+    pub sinks: BTreeMap<String, SinkConfig>,
+}
+
+/// `[node]`: who this is.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// `id`, 1…; names the node for life. Default 1.
+    pub id: u64,
+    /// `data_dir`. Default `./meridian-data`.
+    pub data_dir: PathBuf,
+    /// `zone`, free text. Default none.
+    pub zone: Option<String>,
+}
+
+/// `[sharding]`: which topic belongs where.
+#[derive(Debug, Clone)]
+pub struct Sharding {
+    /// `roots`: topics whose second level is a region. Default `gps`, `geo`, `cmd`.
+    pub roots: Vec<String>,
+    /// `regions`: one shard each. Default none.
+    pub regions: Vec<String>,
+    /// `default_shards`, 1…64: everything else, by hash. Default 4.
+    pub default_shards: u16,
+    /// `client_region`: a pattern with a group `region`, for the region of a client id. Default none.
+    pub client_region: Option<regex::Regex>,
+}
+
+impl Sharding {
+    /// The shard map that this describes.
+    #[must_use]
+    pub fn map(&self) -> ShardMap {
+        ShardMap::new(self.roots.clone(), &self.regions, self.default_shards, self.client_region.clone())
+    }
+}
+
+/// `[listeners]`: where clients come in. Without the section: TCP, WebSocket and HTTP on loopback.
+#[derive(Debug, Clone, Default)]
+pub struct Listeners {
+    /// MQTT over TCP.
+    pub tcp: Option<SocketAddr>,
+    /// MQTT over TLS.
+    pub tls: Option<TlsListener>,
+    /// MQTT over WebSocket, path `/mqtt`.
+    pub ws: Option<SocketAddr>,
+    /// MQTT over WebSocket over TLS.
+    pub wss: Option<TlsListener>,
+    /// The HTTP API.
+    pub http: Option<SocketAddr>,
+}
+
+/// A listener with a certificate.
+#[derive(Debug, Clone)]
+pub struct TlsListener {
+    /// `bind`
+    pub bind: SocketAddr,
+    /// `cert`: PEM, the chain, leaf first.
+    pub cert: PathBuf,
+    /// `key`: PEM.
+    pub key: PathBuf,
+    /// `client_ca`: PEM; with it, client certificates are required.
+    pub client_ca: Option<PathBuf>,
+    /// `min_version`: `1.3` or `1.2`. Default 1.3.
+    pub tls12: bool,
+}
+
+/// `[auth]`: who may connect.
+#[derive(Debug, Clone)]
+pub struct AuthConfig {
+    /// `allow_anonymous`. Default: only if all listeners are on loopback.
+    pub allow_anonymous: bool,
+    /// Name to argon2id hash, from `users_file`.
+    pub users: HashMap<String, String>,
+    /// `publish_geo`: whether clients may publish under `geo/`. Default false.
+    pub publish_geo: bool,
+    /// `api_token`: what the HTTP API asks for off loopback.
+    pub api_token: Option<String>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone)]
+pub struct LimitsConfig {
+    /// `max_packet`, bytes. Default 256KB.
+    pub max_packet: u32,
+    /// `max_inflight`, messages to one client without acknowledgement, 1…65535. Default 32.
+    pub max_inflight: u16,
+    /// `receive_maximum`, messages from one client without acknowledgement, 1…65535. Default 1000.
+    pub receive_maximum: u16,
+    /// `max_queued`, messages of one session's queue, 1…65000. Default 1000.
+    pub max_queued: u64,
+    /// `max_queued_bytes` of one session's queue. Default 64MB.
+    pub max_queued_bytes: u64,
+    /// `max_connections`. Default 1,000,000.
+    pub max_connections: u64,
+    /// `max_subscriptions` of one session. Default 1000.
+    pub max_subscriptions: usize,
+    /// `max_session_expiry`: no session outlives its client's absence by more. Default 7d.
+    pub max_session_expiry: Duration,
+    /// `connect_timeout`: for the whole CONNECT. Default 10s.
+    pub connect_timeout: Duration,
+    /// `max_keep_alive`: the server's cap. Default 5m.
+    pub max_keep_alive: Duration,
+    /// `max_events`: events that each shard keeps. Default 1,000,000.
+    pub max_events: u64,
+}
+
+/// `[geo]`
+#[derive(Debug, Clone)]
+pub struct GeoConfig {
+    /// `input`: topics that carry fixes. Default `gps/{region}/{device}/position`.
+    pub input: Vec<InputPattern>,
+    /// `min_distance`: a device is reported when it has moved by more. Default 50m.
+    pub min_distance_m: f64,
+    /// `max_silence`: a report passes at least this often; off for never. Default 300s.
+    pub max_silence: Option<Duration>,
+    /// `max_speed`: faster is an outlier; off for no such rule. Default 100m/s.
+    pub max_speed_mps: Option<f64>,
+    /// `max_future`: what is later than the clock by more is refused. Default 120s.
+    pub max_future: Duration,
+}
+
+/// `[sinks.NAME]`
+#[derive(Debug, Clone)]
+pub enum SinkConfig {
+    /// `type = "file"`: newline-delimited JSON.
+    File {
+        /// `path`
+        path: PathBuf,
+        /// `rotate_size`. Default 256MB.
+        rotate_bytes: u64,
+        /// `rotate_age`. Default off.
+        rotate_age: Option<Duration>,
+        /// `keep`: rotated files kept, 0 for all. Default 0.
+        keep: u64,
+    },
+}
+
+/// All mistakes of a configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError(pub Vec<Mistake>);
+
+impl Config {
+    /// Reads `file`, if one is named, with `environment` over it.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let text = match file {
+            None => String::new(),
+            Some(file) => std::fs::read_to_string(file).map_err(|error| {
+                ConfigError(vec![Mistake::new(file.display().to_string(), format!("cannot be read: {error}"))])
+            })?,
+        };
+        let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
+        let mut reader = Reader::parse(&text, environment).map_err(|mistake| ConfigError(vec![mistake]))?;
+        let config = read(&mut reader, base);
+        let mistakes = reader.finish();
+        if mistakes.is_empty() { Ok(config) } else { Err(ConfigError(mistakes)) }
+    }
+}
+
+fn read(reader: &mut Reader, base: &Path) -> Config {
+    let file = |path: String| base.join(path);
+    let listeners = read_listeners(reader, base);
+    let loopback = [listeners.tcp, listeners.ws, listeners.tls.as_ref().map(|tls| tls.bind), listeners.wss.as_ref().map(|tls| tls.bind)]
+        .into_iter()
+        .flatten()
+        .all(|bind| is_loopback(bind.ip()));
+    read_cluster(reader);
+    let config = Config {
+        node: NodeConfig {
+            id: reader.number("node.id", 1, 1, u64::from(u32::MAX)),
+            data_dir: reader.text("node.data_dir").map_or_else(|| PathBuf::from("./meridian-data"), PathBuf::from),
+            zone: reader.text("node.zone"),
+        },
+        sharding: Sharding {
+            roots: reader.level_list("sharding.roots", &["gps", "geo", "cmd"]),
+            regions: reader.level_list("sharding.regions", &[]),
+            default_shards: u16::try_from(reader.number("sharding.default_shards", 4, 1, 64)).unwrap_or(4),
+            client_region: reader.parsed("sharding.client_region", |text| {
+                let pattern = regex::Regex::new(text).map_err(|error| error.to_string())?;
+                let named = pattern.capture_names().flatten().any(|name| name == "region");
+                if named { Ok(pattern) } else { Err("the pattern needs a group (?<region>…)".to_owned()) }
+            }),
+        },
+        auth: AuthConfig {
+            allow_anonymous: reader.boolean("auth.allow_anonymous", loopback),
+            users: reader
+                .parsed("auth.users_file", |path| read_users(&file(path.to_owned())))
+                .unwrap_or_default(),
+            publish_geo: reader.boolean("auth.publish_geo", false),
+            api_token: reader.text("auth.api_token"),
+        },
+        listeners,
+        limits: read_limits(reader),
+        fsync: reader.boolean("durability.fsync", true),
+        geo: GeoConfig {
+            input: {
+                let patterns = reader.text_list("geo.input", &["gps/{region}/{device}/position"]);
+                let read = |(at, pattern): (usize, &String)| {
+                    InputPattern::new(pattern).map_err(|error| (at, error.to_string()))
+                };
+                let (good, bad): (Vec<_>, Vec<_>) = patterns.iter().enumerate().map(read).partition(Result::is_ok);
+                for (at, error) in bad.into_iter().filter_map(Result::err) {
+                    reader.mistake(&format!("geo.input[{at}]"), error);
+                }
+                good.into_iter().flatten().collect()
+            },
+            min_distance_m: reader.parsed("geo.min_distance", units::metres).unwrap_or(50.0),
+            max_silence: off_or(reader, "geo.max_silence", units::duration, Some(Duration::from_secs(300))),
+            max_speed_mps: off_or(reader, "geo.max_speed", units::metres_per_second, Some(100.0)),
+            max_future: reader.parsed("geo.max_future", units::duration).unwrap_or(Duration::from_secs(120)),
+        },
+        sinks: read_sinks(reader, base),
+    };
+    if reader.text("auth.acl_file").is_some() {
+        reader.mistake("auth.acl_file", "this version has no access rules yet: take the key out, and see auth.publish_geo".into());
+    }
+    config
+}
+
+/// Of `[cluster]` this version takes what one node needs: its name.
+fn read_cluster(reader: &mut Reader) {
+    reader.text("cluster.name");
+    for key in ["bind", "advertise"] {
+        reader.text(&format!("cluster.{key}"));
+    }
+    reader.text_list("cluster.bootstrap", &[]);
+    let seeds = reader.text_list("cluster.seeds", &[]);
+    if seeds.len() > 1 {
+        reader.mistake("cluster.seeds", "this version runs one node: name at most this one".into());
+    }
+    if reader.number("cluster.replication", 1, 1, 9) > 1 {
+        reader.mistake("cluster.replication", "this version runs one node and keeps one copy: write 1".into());
+    }
+}
+
+fn read_listeners(reader: &mut Reader, base: &Path) -> Listeners {
+    let on_loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    if !reader.has_section("listeners") {
+        return Listeners {
+            tcp: Some(on_loopback(1883)),
+            tls: None,
+            ws: Some(on_loopback(8083)),
+            wss: None,
+            http: Some(on_loopback(18083)),
+        };
+    }
+    let plain = |reader: &mut Reader, name: &str, port| {
+        let section = format!("listeners.{name}");
+        reader.has_section(&section).then(|| bind(reader, &section, on_loopback(port)))
+    };
+    let secured = |reader: &mut Reader, name: &str, port| {
+        let section = format!("listeners.{name}");
+        if !reader.has_section(&section) {
+            return None;
+        }
+        let bind = bind(reader, &section, on_loopback(port));
+        let mut file = |key: &str, needed: bool| {
+            let path = reader.text(&format!("{section}.{key}"));
+            if path.is_none() && needed {
+                reader.mistake(&format!("{section}.{key}"), "is needed for TLS: the path of a PEM file".into());
+            }
+            path.map(|path| base.join(path))
+        };
+        let (cert, key, client_ca) = (file("cert", true), file("key", true), file("client_ca", false));
+        let tls12 = reader.parsed(&format!("{section}.min_version"), |text| match text {
+            "1.3" => Ok(false),
+            "1.2" => Ok(true),
+            other => Err(format!("`{other}` is no version that is offered: write 1.3 or 1.2")),
+        });
+        Some(TlsListener {
+            bind,
+            cert: cert.unwrap_or_default(),
+            key: key.unwrap_or_default(),
+            client_ca,
+            tls12: tls12.unwrap_or(false),
+        })
+    };
+    Listeners {
+        tcp: plain(reader, "tcp", 1883),
+        tls: secured(reader, "tls", 8883),
+        ws: plain(reader, "ws", 8083),
+        wss: secured(reader, "wss", 8084),
+        http: plain(reader, "http", 18083),
+    }
+}
+
+fn bind(reader: &mut Reader, section: &str, default: SocketAddr) -> SocketAddr {
+    let read = |text: &str| {
+        text.parse().map_err(|_| format!("`{text}` is no address: write 127.0.0.1:1883 or [::]:1883"))
+    };
+    reader.parsed(&format!("{section}.bind"), read).unwrap_or(default)
+}
+
+fn read_limits(reader: &mut Reader) -> LimitsConfig {
+    let small = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
+    // Checked, and kept for the limits that are not there yet.
+    for (key, what) in [("limits.publish_rate", "per-client rates")] {
+        if let Some(Some(_)) = reader.parsed(key, |text| units::or_off(text, units::per_second)) {
+            reader.mistake(key, format!("this version has no {what} yet: write off, or take the key out"));
+        }
+    }
+    LimitsConfig {
+        max_packet: u32::try_from(reader.parsed("limits.max_packet", |text| {
+            units::bytes(text).and_then(|bytes| {
+                if (1024..=268_435_460).contains(&bytes) { Ok(bytes) } else { Err("must be from 1KB to 256MB".into()) }
+            })
+        }).unwrap_or(256 << 10)).unwrap_or(u32::MAX),
+        max_inflight: small(reader.number("limits.max_inflight", 32, 1, 65_535)),
+        receive_maximum: small(reader.number("limits.receive_maximum", 1000, 1, 65_535)),
+        max_queued: reader.number("limits.max_queued", 1000, 1, 65_000),
+        max_queued_bytes: reader.parsed("limits.max_queued_bytes", units::bytes).unwrap_or(64 << 20),
+        max_connections: {
+            let sessions = reader.number("limits.max_sessions", 1_000_000, 1, 100_000_000);
+            reader.number("limits.max_connections", sessions, 1, 100_000_000)
+        },
+        max_subscriptions: usize::try_from(reader.number("limits.max_subscriptions", 1000, 1, 1_000_000)).unwrap_or(1000),
+        max_session_expiry: reader
+            .parsed("limits.max_session_expiry", units::duration)
+            .unwrap_or(Duration::from_secs(7 * 86_400)),
+        connect_timeout: reader.parsed("limits.connect_timeout", units::duration).unwrap_or(Duration::from_secs(10)),
+        max_keep_alive: reader.parsed("limits.max_keep_alive", units::duration).unwrap_or(Duration::from_secs(300)),
+        max_events: reader.number("limits.max_events", 1_000_000, 1000, 1_000_000_000),
+    }
+}
+
+fn read_sinks(reader: &mut Reader, base: &Path) -> BTreeMap<String, SinkConfig> {
+    let mut sinks = BTreeMap::new();
+    for name in reader.subsections("sinks") {
+        let section = format!("sinks.{name}");
+        match reader.text(&format!("{section}.type")).as_deref() {
+            Some("file") => {
+                let path = reader.text(&format!("{section}.path"));
+                if path.is_none() {
+                    reader.mistake(&format!("{section}.path"), "is needed: the file to write".into());
+                }
+                let sink = SinkConfig::File {
+                    path: base.join(path.unwrap_or_default()),
+                    rotate_bytes: reader.parsed(&format!("{section}.rotate_size"), units::bytes).unwrap_or(256 << 20),
+                    rotate_age: off_or(reader, &format!("{section}.rotate_age"), units::duration, None),
+                    keep: reader.number(&format!("{section}.keep"), 0, 0, 1_000_000),
+                };
+                sinks.insert(name, sink);
+            }
+            Some(kind @ ("kafka" | "timescale")) => {
+                reader.ignore_section(&section);
+                reader.mistake(&format!("{section}.type"), format!("this version has no {kind} sink yet: it has file"));
+            }
+            Some(other) => {
+                reader.ignore_section(&section);
+                reader.mistake(&format!("{section}.type"), format!("`{other}` is no kind of sink: there is file"));
+            }
+            None => reader.mistake(&format!("{section}.type"), "is needed: file".into()),
+        }
+    }
+    sinks
+}
+
+fn off_or<T>(
+    reader: &mut Reader,
+    key: &str,
+    read: impl Fn(&str) -> Result<T, String>,
+    default: Option<T>,
+) -> Option<T> {
+    reader.parsed(key, |text| units::or_off(text, &read)).unwrap_or(default)
+}
+
+/// Whether only this machine reaches `address`.
+#[must_use]
+pub fn is_loopback(address: IpAddr) -> bool {
+    address.is_loopback()
+}
+
+/// `[users.NAME] password = "$argon2id$…"`.
+fn read_users(path: &Path) -> Result<HashMap<String, String>, String> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct File {
+        #[serde(default)]
+        users: HashMap<String, User>,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct User {
+        password: String,
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let file: File = toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    for (name, user) in &file.users {
+        if !user.password.starts_with("$argon2id$") {
+            return Err(format!("{}: the password of {name} is no argon2id hash", path.display()));
+        }
+    }
+    Ok(file.users.into_iter().map(|(name, user)| (name, user.password)).collect())
+}
+
+#[cfg(test)]
+mod tests;
