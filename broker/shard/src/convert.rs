@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use meridian_geo_engine::{Coordinate, Fix, Suppressed};
-use meridian_mqtt::packet::{MessageProperties, Publish, PublishProperties};
+use meridian_mqtt::packet::{MessageProperties, PublishProperties};
 use meridian_mqtt::text::Text;
 use meridian_mqtt::topic::TopicName;
 use meridian_proto::v1;
@@ -62,32 +62,6 @@ pub fn position_from_fix(fix: &Fix) -> v1::Position {
         odometer_m: fix.odometer_m,
         alarm: fix.alarm.clone(),
         attrs_json: fix.attrs.clone(),
-    }
-}
-
-/// A message as it stands in the log. `topic` is the publish's own, or what its alias stood for.
-#[must_use]
-pub fn message_from_publish(publish: &Publish, topic: &TopicName, publisher: &str, received_ms: i64) -> log::Message {
-    let properties = publish.properties.0.as_deref();
-    let text = |text: &Text| text.as_str().to_owned();
-    log::Message {
-        topic: topic.as_str().to_owned(),
-        payload: publish.payload.clone(),
-        qos: publish.qos as u32,
-        retain: publish.retain,
-        payload_is_utf8: properties.and_then(|properties| properties.payload_is_utf8),
-        message_expiry_s: properties.and_then(|properties| properties.message_expiry_s),
-        content_type: properties.and_then(|properties| properties.content_type.as_ref()).map(text),
-        response_topic: properties
-            .and_then(|properties| properties.response_topic.as_ref())
-            .map(|topic| topic.as_str().to_owned()),
-        correlation_data: properties.and_then(|properties| properties.correlation_data.clone()),
-        user: properties.map_or_else(Vec::new, |properties| {
-            let pair = |(name, value): &(Text, Text)| log::UserProperty { name: text(name), value: text(value) };
-            properties.user.iter().map(pair).collect()
-        }),
-        publisher: publisher.to_owned(),
-        received_ms,
     }
 }
 

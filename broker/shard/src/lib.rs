@@ -22,12 +22,11 @@ mod shard;
 mod store;
 
 pub use admission::{Admission, Admitted, Rejected};
-pub use convert::{fix_from_log, fix_to_log, message_from_publish, position_from_fix, properties_from_message};
+pub use convert::{fix_from_log, fix_to_log, position_from_fix, properties_from_message};
 pub use effect::{DropReason, Effect, OpenedSession, Reply};
 pub use event::event_id;
 pub use fences::{FenceCatalog, FenceStore};
 pub use meta::{MetaReply, MetaState};
-pub use retained::Retained;
 pub use session::{Session, packet_id_of};
 pub use shard::ShardState;
 pub use store::{MemoryStore, Reads, Writes};

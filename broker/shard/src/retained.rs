@@ -1,18 +1,16 @@
 //! Retained messages: the last of each topic, for those who subscribe later [MQTT-3.3.1-5].
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use meridian_mqtt::text::Text;
 use meridian_mqtt::topic::{TopicFilter, TopicName};
-use meridian_mqtt::topic_tree::TopicMap;
+use meridian_mqtt::topic_map::TopicMap;
 use prost::Message as _;
 
 use crate::keys;
 use crate::log;
 use crate::store::{Reads, Writes};
-
-/// A retained message or a device's last reported position.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Retained(pub log::Retained);
 
 /// The retained messages of the shard's topics.
 #[derive(Debug, Default)]
@@ -25,7 +23,7 @@ impl RetainedMessages {
             if let (Some(topic), Ok(message)) =
                 (keys::name(keys::RETAINED, key).and_then(topic_name), log::Retained::decode(value))
             {
-                retained.0.insert(&topic, message);
+                retained.0.insert(topic, message);
             }
         });
         retained
@@ -43,7 +41,7 @@ impl RetainedMessages {
         }
         let retained = log::Retained { body: Some(log::retained::Body::Message(message.clone())) };
         writes.put(&key, &retained.encode_to_vec());
-        self.0.insert(&topic, retained);
+        self.0.insert(topic, retained);
     }
 
     pub(crate) fn put_position(
@@ -55,7 +53,7 @@ impl RetainedMessages {
         let Some(name) = topic_name(topic) else { return };
         let retained = log::Retained { body: Some(log::retained::Body::Position(position.clone())) };
         writes.put(&keys::named(keys::RETAINED, topic), &retained.encode_to_vec());
-        self.0.insert(&name, retained);
+        self.0.insert(name, retained);
     }
 
     /// Visits what `filter` matches and has not expired at `now_ms` [MQTT-3.3.2-5].
@@ -65,7 +63,7 @@ impl RetainedMessages {
         now_ms: i64,
         mut visit: impl FnMut(&TopicName, &log::Retained),
     ) {
-        self.0.for_each_match(filter, |topic, retained| {
+        let all = self.0.try_for_each_match(filter, |topic, retained| {
             let expired = match &retained.body {
                 Some(log::retained::Body::Message(message)) => message
                     .message_expiry_s
@@ -75,7 +73,9 @@ impl RetainedMessages {
             if !expired {
                 visit(topic, retained);
             }
+            ControlFlow::<()>::Continue(())
         });
+        debug_assert!(all.is_continue(), "nothing breaks the visit");
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -43,7 +43,7 @@ pub(super) async fn query(
     let mut found = if let Some(near) = query.get("near") {
         let [lon, lat] = numbers::<2>("near", near)?;
         let at = Coordinate::from_degrees(lat, lon)
-            .map_err(|error| Problem::invalid("near", format!("must be lon,lat: {error}")))?;
+            .ok_or_else(|| Problem::invalid("near", "must be lon,lat, in degrees"))?;
         match query.get("radius_m") {
             Some(radius) => {
                 let [radius] = numbers::<1>("radius_m", radius)?;

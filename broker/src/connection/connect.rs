@@ -47,8 +47,8 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Opens the session: in the log of its home shard if anything of it must survive, or did.
-    async fn open(&self, connect: &Connect, client_id: &Text) -> Result<(Link, Option<OpenedSession>), ReasonCode> {
-        let node = &self.node;
+    async fn open(&mut self, connect: &Connect, client_id: &Text) -> Result<(Link, Option<OpenedSession>), ReasonCode> {
+        let node = Arc::clone(&self.node);
         let home = node.shards.map.of_client(client_id);
         let shard = node.shards.get(home);
         let expiry_s = match connect.version {

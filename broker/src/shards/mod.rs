@@ -77,8 +77,8 @@ impl Shard {
             return Ok(events);
         }
         let records = self.reader.events(from, max)?;
-        let decode = |(offset, record)| {
-            let event = log::Event::decode::<bytes::Bytes>(record).map_err(std::io::Error::other)?;
+        let decode = |(offset, record): (u64, bytes::Bytes)| {
+            let event = log::Event::decode(record).map_err(std::io::Error::other)?;
             Ok((offset, Arc::new(event)))
         };
         records.into_iter().map(decode).collect()

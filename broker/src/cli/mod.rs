@@ -1,0 +1,115 @@
+//! The command line: one node, the demo, and the commands that speak with a running node.
+//!
+//! Exit codes: 0 done, 1 refused, 2 usage.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to people")]
+
+mod client;
+mod demo;
+mod http;
+mod messages;
+mod serve;
+mod users;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The broker that knows where things are.
+#[derive(Debug, Parser)]
+#[command(name = "meridian", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("MERIDIAN_COMMIT"), ")"), about, long_about = None,
+    after_help = "Examples:\n  meridian demo                          three fences' worth of Helsinki, moving\n  meridian serve -c meridian.toml        one node\n  meridian sub -t 'geo/#' -v             what moves, and what crosses a fence\n  meridian fence put depot.geojson       a fence, from now on\n  meridian position near 24.94,60.17 --limit 3")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node, until Ctrl-C or SIGTERM
+    Serve(serve::ServeArgs),
+    /// Run a node with fences of Helsinki and a fleet that moves through them
+    Demo(demo::DemoArgs),
+    /// Look at a configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// List, put, show and remove fences
+    #[command(subcommand)]
+    Fence(http::FenceCommand),
+    /// Ask where devices are
+    #[command(subcommand)]
+    Position(http::PositionCommand),
+    /// List and disconnect clients
+    #[command(subcommand)]
+    Client(http::ClientCommand),
+    /// List, pause and resume sinks
+    #[command(subcommand)]
+    Sink(http::SinkCommand),
+    /// List shards
+    #[command(subcommand)]
+    Shard(http::ShardCommand),
+    /// Add, list and remove users in a users file
+    #[command(subcommand)]
+    User(users::UserCommand),
+    /// Publish a message
+    Pub(messages::PubArgs),
+    /// Subscribe and print messages
+    Sub(messages::SubArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Exit 0 if FILE is right, or say each mistake with its key
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+/// Where the HTTP API is.
+#[derive(Debug, Args)]
+struct ApiArgs {
+    /// The node's HTTP API
+    #[arg(long, default_value = "http://127.0.0.1:18083", env = "MERIDIAN_API")]
+    api: String,
+    /// The API's token, needed off loopback
+    #[arg(long, env = "MERIDIAN_API_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a command ended.
+type Outcome = Result<(), String>;
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Config(ConfigCommand::Check { file }) => serve::check(&file),
+        Command::Fence(command) => http::fence(command),
+        Command::Position(command) => http::position(command),
+        Command::Client(command) => http::client(command),
+        Command::Sink(command) => http::sink(command),
+        Command::Shard(command) => http::shard(command),
+        Command::User(command) => users::run(command),
+        Command::Pub(args) => messages::publish(args),
+        Command::Sub(args) => messages::subscribe(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("meridian: {message}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// A runtime with a thread for each processor that this process may use.
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())
+}

@@ -1,0 +1,240 @@
+//! `meridian serve`: a configuration to a running node, until it is told to stop.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use meridian_mqtt::session::Limits;
+use meridian_shard::log;
+use meridian_sinks::file::{FileOptions, FileSink};
+use meridian_sinks::{Pipeline, PipelineOptions};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::admin::{self, Api};
+use crate::auth::Auth;
+use crate::config::{Config, SinkConfig, is_loopback};
+use crate::delivery::MailboxLimits;
+use crate::listener::{Listener, TlsError, TlsFiles, Transport, acceptor};
+use crate::node::{Node, NodeOptions, StartError};
+use crate::sources::ShardEvents;
+
+/// Messages that wait for one connection, in memory.
+const MAILBOX_MESSAGES_MAX: usize = 100_000;
+/// Bytes that wait for one connection, in memory.
+const MAILBOX_BYTES_MAX: usize = 64 << 20;
+/// QoS 1 and 2 messages that wait for a client's receive maximum.
+const OUTBOX_MESSAGES_MAX: usize = 100_000;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The node.
+    #[error(transparent)]
+    Node(#[from] StartError),
+    /// A certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address.
+    #[error("{what} cannot listen on {address}: {source}; is another broker running there?")]
+    Bind {
+        /// Which listener.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The metrics' recorder.
+    #[error("the metrics could not be set up: {0}")]
+    Metrics(String),
+}
+
+/// A node with its listeners, API and sinks.
+pub struct Server {
+    /// The node.
+    pub node: Arc<Node>,
+    /// What listens where: `tcp`, `tls`, `ws`, `wss`, `http`.
+    pub addresses: Vec<(&'static str, SocketAddr)>,
+    listeners: Vec<Listener>,
+    sinks: Vec<Pipeline>,
+    stop: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Starts everything that `config` names.
+    ///
+    /// # Errors
+    /// [`ServeError`]; what had started ends with the process.
+    pub async fn start(config: &Config) -> Result<Server, ServeError> {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let metrics = recorder.handle();
+        // A second server of one process counts into the first one's metrics.
+        let _already_set = metrics::set_global_recorder(recorder);
+        describe_metrics();
+        // Certificates first: a wrong one should not wait for a replay.
+        let mut secured = Vec::new();
+        for (name, listener) in [("tls", &config.listeners.tls), ("wss", &config.listeners.wss)] {
+            if let Some(listener) = listener {
+                let files = TlsFiles {
+                    cert: listener.cert.clone(),
+                    key: listener.key.clone(),
+                    client_ca: listener.client_ca.clone(),
+                    tls12: listener.tls12,
+                };
+                secured.push((name, listener.bind, acceptor(&files)?));
+            }
+        }
+        let node = Node::start(node_options(config)).await?;
+        let mut sinks = Vec::new();
+        for (name, sink) in &config.sinks {
+            let SinkConfig::File { path, rotate_bytes, rotate_age, keep } = sink;
+            let options = FileOptions {
+                path: path.clone(),
+                rotate_bytes: *rotate_bytes,
+                rotate_age: *rotate_age,
+                keep: (*keep > 0).then_some(*keep),
+            };
+            let source = Arc::new(ShardEvents(Arc::clone(&node.shards)));
+            sinks.push(Pipeline::start(name, FileSink::new(options), source, PipelineOptions::default()));
+        }
+        let (stop, stopped) = watch::channel(false);
+        let mut server = Server { node, addresses: Vec::new(), listeners: Vec::new(), sinks, stop };
+        let max = config.limits.max_connections;
+        if let Some(bind) = config.listeners.tcp {
+            server.listen("tcp", bind, Transport::Tcp, max)?;
+        }
+        if let Some(bind) = config.listeners.ws {
+            server.listen("ws", bind, Transport::WebSocket, max)?;
+        }
+        for (name, bind, acceptor) in secured {
+            let transport =
+                if name == "tls" { Transport::Tls(acceptor) } else { Transport::SecureWebSocket(acceptor) };
+            server.listen(name, bind, transport, max)?;
+        }
+        if let Some(bind) = config.listeners.http {
+            let api = Arc::new(Api {
+                node: Arc::clone(&server.node),
+                sinks: server.sinks.clone(),
+                metrics,
+                token: config.auth.api_token.clone(),
+                loopback: is_loopback(bind.ip()),
+                config: shown(config),
+            });
+            let address = admin::serve(bind, api, stopped).await;
+            let address = address.map_err(|source| ServeError::Bind { what: "http", address: bind, source })?;
+            server.addresses.push(("http", address));
+        }
+        Ok(server)
+    }
+
+    fn listen(
+        &mut self,
+        name: &'static str,
+        bind: SocketAddr,
+        transport: Transport,
+        connections_max: u64,
+    ) -> Result<(), ServeError> {
+        let listener = Listener::start(bind, transport, connections_max, Arc::clone(&self.node));
+        let listener = listener.map_err(|source| ServeError::Bind { what: name, address: bind, source })?;
+        self.addresses.push((name, listener.address));
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    /// Where `name` listens.
+    #[must_use]
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.addresses.iter().find(|(known, _)| *known == name).map(|(_, address)| *address)
+    }
+
+    /// Stops in the reverse order: nobody new, nobody old, sinks, store.
+    pub async fn stop(self) {
+        for listener in self.listeners {
+            listener.stop().await;
+        }
+        self.stop.send_replace(true);
+        for sink in &self.sinks {
+            sink.stop().await;
+        }
+        self.node.stop().await;
+    }
+}
+
+fn node_options(config: &Config) -> NodeOptions {
+    let limits = &config.limits;
+    let ms = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let seconds = |duration: std::time::Duration| duration.as_secs();
+    NodeOptions {
+        id: config.node.id,
+        data_dir: config.node.data_dir.clone(),
+        fsync: config.fsync,
+        map: config.sharding.map(),
+        inputs: config.geo.input.clone(),
+        settings: log::Settings {
+            min_distance_m: config.geo.min_distance_m,
+            max_silence_ms: config.geo.max_silence.map(ms),
+            max_speed_mps: config.geo.max_speed_mps,
+            max_future_ms: ms(config.geo.max_future),
+            queue_messages_max: limits.max_queued,
+            queue_bytes_max: limits.max_queued_bytes,
+        },
+        session_limits: Limits {
+            connect_timeout: limits.connect_timeout,
+            receive_maximum: NonZeroU16::new(limits.receive_maximum).unwrap_or(NonZeroU16::MIN),
+            max_inflight: limits.max_inflight,
+            max_packet: limits.max_packet,
+            topic_alias_maximum: 64,
+            server_keep_alive_max_s: u16::try_from(seconds(limits.max_keep_alive)).unwrap_or(u16::MAX),
+            session_expiry_max_s: u32::try_from(seconds(limits.max_session_expiry)).unwrap_or(u32::MAX),
+            outbox_messages_max: OUTBOX_MESSAGES_MAX,
+        },
+        mailbox_limits: MailboxLimits { messages_max: MAILBOX_MESSAGES_MAX, bytes_max: MAILBOX_BYTES_MAX },
+        subscriptions_max: limits.max_subscriptions,
+        events_kept: limits.max_events,
+        auth: Auth {
+            allow_anonymous: config.auth.allow_anonymous,
+            users: Arc::new(config.auth.users.clone()),
+        },
+        publish_geo: config.auth.publish_geo,
+    }
+}
+
+/// The configuration as operators may see it: no hash, no token.
+fn shown(config: &Config) -> serde_json::Value {
+    let seconds = |duration: std::time::Duration| duration.as_secs_f64();
+    json!({
+        "node": { "id": config.node.id, "data_dir": config.node.data_dir, "zone": config.node.zone },
+        "sharding": {
+            "roots": config.sharding.roots, "regions": config.sharding.regions,
+            "default_shards": config.sharding.default_shards,
+        },
+        "auth": {
+            "allow_anonymous": config.auth.allow_anonymous, "users": config.auth.users.len(),
+            "api_token": config.auth.api_token.as_ref().map(|_| "***"),
+        },
+        "limits": {
+            "max_packet": config.limits.max_packet, "max_inflight": config.limits.max_inflight,
+            "receive_maximum": config.limits.receive_maximum, "max_queued": config.limits.max_queued,
+            "max_connections": config.limits.max_connections,
+        },
+        "durability": { "fsync": config.fsync },
+        "geo": {
+            "min_distance_m": config.geo.min_distance_m, "max_silence_s": config.geo.max_silence.map(seconds),
+            "max_speed_mps": config.geo.max_speed_mps, "max_future_s": seconds(config.geo.max_future),
+        },
+        "sinks": config.sinks.keys().collect::<Vec<_>>(),
+    })
+}
+
+fn describe_metrics() {
+    use metrics::{Unit, describe_counter, describe_gauge};
+    describe_gauge!("meridian_connections", "Clients connected now.");
+    describe_counter!("meridian_messages_received_total", "PUBLISH packets from clients.");
+    describe_counter!("meridian_messages_sent_total", "PUBLISH packets to clients.");
+    describe_counter!("meridian_messages_dropped_total", "Messages let go, by reason.");
+    describe_counter!("meridian_positions_total", "Fixes, by what became of them.");
+    describe_counter!("meridian_alerts_total", "Alerts, by type.");
+    describe_gauge!("meridian_sink_lag_events", Unit::Count, "Events that a sink does not have yet.");
+}

@@ -1,0 +1,222 @@
+//! A real broker process, and the oracle's expected events.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/geo")
+}
+
+/// `meridian serve` in a folder of its own, on free ports of loopback. Killed when dropped.
+pub struct Broker {
+    pub folder: tempfile::TempDir,
+    pub mqtt: u16,
+    pub http: u16,
+    child: Child,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Broker {
+    /// `more` is added to the configuration.
+    pub fn start(more: &str) -> Broker {
+        let folder = tempfile::tempdir().unwrap();
+        let (mqtt, http) = (free_port(), free_port());
+        let config = format!(
+            "[node]\ndata_dir = {data:?}\n[listeners.tcp]\nbind = \"127.0.0.1:{mqtt}\"\n\
+             [listeners.http]\nbind = \"127.0.0.1:{http}\"\n{more}",
+            data = folder.path().join("data"),
+        );
+        std::fs::write(folder.path().join("meridian.toml"), config).unwrap();
+        let child = spawn(folder.path());
+        let broker = Broker { folder, mqtt, http, child };
+        broker.wait_until_ready();
+        broker
+    }
+
+    fn wait_until_ready(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            if ureq::get(format!("http://127.0.0.1:{}/readyz", self.http)).call().is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the broker was not ready in time: {}", self.log());
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// `kill -9`, and start again on the same data.
+    pub fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = spawn(self.folder.path());
+        self.wait_until_ready();
+    }
+
+    pub fn api(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/api/v1/{path}", self.http)
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        let text = ureq::get(self.api(path)).call().unwrap().body_mut().with_config().limit(1 << 30).read_to_string().unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Puts all fences of the named files, as one collection.
+    pub fn put_fences(&self, files: &[&str]) {
+        let mut features = Vec::new();
+        for file in files {
+            let text = std::fs::read_to_string(testdata().join("fences").join(format!("{file}.geojson"))).unwrap();
+            let collection: Value = serde_json::from_str(&text).unwrap();
+            features.extend(collection["features"].as_array().unwrap().iter().cloned());
+        }
+        let body = serde_json::json!({ "type": "FeatureCollection", "features": features }).to_string();
+        let mut response = ureq::put(self.api("fences"))
+            .config()
+            .http_status_as_error(false)
+            .build()
+            .header("Content-Type", "application/json")
+            .send(body)
+            .unwrap();
+        assert!(response.status().is_success(), "{}", response.body_mut().read_to_string().unwrap());
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _already_gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn spawn(folder: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_meridian"))
+        .args(["serve", "-c"])
+        .arg(folder.join("meridian.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// One row of a trace as a payload, and its device.
+pub fn read_trace(name: &str) -> Vec<(String, String)> {
+    let path = testdata().join("traces").join(format!("{name}.csv.gz"));
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(File::open(path).unwrap()).read_to_string(&mut text).unwrap();
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split(',').collect();
+        let names = ["ts", "lat", "lon", "speed_mps", "course_deg", "accuracy_m"];
+        let fields: Vec<String> = names
+            .iter()
+            .zip(&cells[1..])
+            .filter(|(_, cell)| !cell.is_empty())
+            .map(|(name, cell)| format!("{name:?}:{cell}"))
+            .collect();
+        (cells[0].to_owned(), format!("{{{}}}", fields.join(",")))
+    };
+    text.lines().skip(1).map(row).collect()
+}
+
+/// (device, fence) to (kind, ts), as the broker said them.
+pub type Events = BTreeMap<(String, String), BTreeSet<(String, i64)>>;
+
+/// Adds a geofence alert; others are no business of the oracle's. Whether it is one, and new.
+pub fn add_alert(events: &mut Events, alert: &Value) -> bool {
+    let kind = match alert["type"].as_str() {
+        Some("geofenceEnter") => "enter",
+        Some("geofenceExit") => "exit",
+        Some("geofenceDwell") => "dwell",
+        _ => return false,
+    };
+    let key = (alert["device"].as_str().unwrap().to_owned(), alert["fence"]["id"].as_str().unwrap().to_owned());
+    events.entry(key).or_default().insert((kind.to_owned(), alert["ts"].as_i64().unwrap()))
+}
+
+fn read_expected(name: &str) -> Value {
+    let plain = testdata().join("expected").join(format!("{name}.events.json"));
+    if plain.exists() {
+        return serde_json::from_reader(std::io::BufReader::new(File::open(plain).unwrap())).unwrap();
+    }
+    let packed = testdata().join("expected").join(format!("{name}.events.json.gz"));
+    serde_json::from_reader(flate2::read::GzDecoder::new(File::open(packed).unwrap())).unwrap()
+}
+
+/// Everything that is missing, unexpected or out of order, with the oracle's tolerances (SEMANTICS §5).
+pub fn differences(name: &str, got: &Events) -> Vec<String> {
+    let expected = read_expected(name);
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let mut wanted: Events = Events::new();
+    for event in expected["events"].as_array().unwrap() {
+        let key = (text(&event[0]).unwrap(), text(&event[1]).unwrap());
+        wanted.entry(key).or_default().insert((text(&event[2]).unwrap(), event[3].as_i64().unwrap()));
+    }
+    let mut left = got.clone();
+    let mut wrong = Vec::new();
+    for flex in expected["flex"].as_array().unwrap() {
+        let key = (text(&flex[0]).unwrap(), text(&flex[1]).unwrap());
+        let (from, to) = (flex[4].as_i64().unwrap(), flex[5].as_i64().unwrap());
+        let Some(events) = left.get_mut(&key) else {
+            if flex[2] != flex[3] && !flex[3].is_null() {
+                wrong.push(format!("{key:?}: nothing within {from}..{to}"));
+            }
+            continue;
+        };
+        let span: Vec<(String, i64)> = events
+            .iter()
+            .filter(|(kind, ts)| kind != "dwell" && (from..=to).contains(ts))
+            .cloned()
+            .collect();
+        for event in &span {
+            events.remove(event);
+        }
+        // Expected ones within the span are the oracle's own choice among equals.
+        if let Some(wanted) = wanted.get_mut(&key) {
+            wanted.retain(|(kind, ts)| kind == "dwell" || !(from..=to).contains(ts));
+        }
+        let mut by_time = span.clone();
+        by_time.sort_by_key(|(_, ts)| *ts);
+        let inside = |state: &Value| state.as_bool().or_else(|| state.as_str().map(|word| word == "in"));
+        let mut state = inside(&flex[2]).unwrap_or(false);
+        for (kind, ts) in &by_time {
+            let enters = kind == "enter";
+            if enters == state {
+                wrong.push(format!("{key:?}: {kind} at {ts} does not alternate"));
+            }
+            state = enters;
+        }
+        if inside(&flex[3]).is_some_and(|after| after != state) {
+            wrong.push(format!("{key:?}: ends on the wrong side within {from}..{to}"));
+        }
+    }
+    for flex in expected["dwell_flex"].as_array().into_iter().flatten() {
+        let key = (text(&flex[0]).unwrap(), text(&flex[1]).unwrap());
+        let (from, to) = (flex[2].as_i64().unwrap(), flex[3].as_i64().unwrap());
+        for events in [left.get_mut(&key), wanted.get_mut(&key)].into_iter().flatten() {
+            events.retain(|(kind, ts)| kind != "dwell" || !(from..=to).contains(ts));
+        }
+    }
+    let empty = BTreeSet::new();
+    let keys: BTreeSet<_> = wanted.keys().chain(left.keys()).cloned().collect();
+    for key in keys {
+        let (wanted, got) = (wanted.get(&key).unwrap_or(&empty), left.get(&key).unwrap_or(&empty));
+        wrong.extend(wanted.difference(got).map(|event| format!("{key:?}: missing {event:?}")));
+        wrong.extend(got.difference(wanted).map(|event| format!("{key:?}: unexpected {event:?}")));
+    }
+    wrong
+}
