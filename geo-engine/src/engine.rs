@@ -414,6 +414,12 @@ impl GeoEngine {
         self.devices.len()
     }
 
+    /// What a device has gone since its first fix, metres.
+    #[must_use]
+    pub fn odometer_m(&self, device: &str) -> Option<f64> {
+        self.devices.get(device).map(|tracked| tracked.device.odometer_m)
+    }
+
     /// All that must outlive the process of a device; equal states give equal bytes.
     #[must_use]
     pub fn device_state(&self, device: &str) -> Option<Vec<u8>> {

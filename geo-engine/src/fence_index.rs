@@ -106,6 +106,11 @@ impl FenceIndex {
         self.fences.get(place)
     }
 
+    /// All fences, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Fence>> {
+        self.fences.iter()
+    }
+
     /// All fences that `at` is inside of, or on the boundary of.
     #[must_use]
     pub fn containing(&self, at: Coordinate) -> Containing<'_> {
