@@ -27,8 +27,11 @@ fn index(count: usize) -> FenceIndex {
 }
 
 fn places() -> Vec<Coordinate> {
-    let spread = |step: u32, prime: u32| f64::from(step.wrapping_mul(prime) % 10_000) / 10_000.0 * 0.6 - 3.0;
-    (0..1_024).filter_map(|step| Coordinate::from_degrees(spread(step, 7_919), spread(step, 104_729))).collect()
+    let spread =
+        |step: u32, prime: u32| f64::from(step.wrapping_mul(prime) % 10_000) / 10_000.0 * 0.6 - 3.0;
+    (0..1_024)
+        .filter_map(|step| Coordinate::from_degrees(spread(step, 7_919), spread(step, 104_729)))
+        .collect()
 }
 
 fn benches(criterion: &mut Criterion) {
@@ -37,7 +40,14 @@ fn benches(criterion: &mut Criterion) {
         let index = index(count);
         let mut next = places.iter().cycle();
         criterion.bench_function(&format!("containing/{count}"), |bencher| {
-            bencher.iter(|| black_box(index.containing(*next.next().expect("a cycle")).fences.len()));
+            bencher.iter(|| {
+                black_box(
+                    index
+                        .containing(*next.next().expect("a cycle"))
+                        .fences
+                        .len(),
+                )
+            });
         });
         criterion.bench_function(&format!("safe_radius/{count}"), |bencher| {
             bencher.iter(|| black_box(index.safe_radius_m(*next.next().expect("a cycle"), 50.0)));
@@ -50,18 +60,29 @@ fn benches(criterion: &mut Criterion) {
         };
         let mut engine = GeoEngine::new(settings);
         engine.set_fences(Arc::new(index));
-        let start = Fix::new(1_700_000_000_000, Coordinate::from_degrees(-2.9, -2.9).expect("a place"));
+        let start = Fix::new(
+            1_700_000_000_000,
+            Coordinate::from_degrees(-2.9, -2.9).expect("a place"),
+        );
         engine.observe("truck-7", "r", &start, None, false, start.ts_ms);
-        let near = Fix::new(start.ts_ms + 1_000, Coordinate::from_degrees(-2.900_05, -2.9).expect("a place"));
+        let near = Fix::new(
+            start.ts_ms + 1_000,
+            Coordinate::from_degrees(-2.900_05, -2.9).expect("a place"),
+        );
         criterion.bench_function(&format!("admit_inside_safe_radius/{count}"), |bencher| {
-            bencher.iter(|| black_box(engine.admit("truck-7", "r", black_box(&near), None, near.ts_ms)));
+            bencher.iter(|| {
+                black_box(engine.admit("truck-7", "r", black_box(&near), None, near.ts_ms))
+            });
         });
         let mut step = 0;
         criterion.bench_function(&format!("observe_moving/{count}"), |bencher| {
             bencher.iter_batched(
                 || {
                     step += 1;
-                    Fix::new(start.ts_ms + 2_000 + i64::from(step) * 60_000, places[step as usize % 8])
+                    Fix::new(
+                        start.ts_ms + 2_000 + i64::from(step) * 60_000,
+                        places[step as usize % 8],
+                    )
                 },
                 |fix| black_box(engine.observe("truck-8", "r", &fix, None, false, fix.ts_ms)),
                 BatchSize::SmallInput,

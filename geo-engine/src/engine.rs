@@ -417,7 +417,9 @@ impl GeoEngine {
     /// What a device has gone since its first fix, metres.
     #[must_use]
     pub fn odometer_m(&self, device: &str) -> Option<f64> {
-        self.devices.get(device).map(|tracked| tracked.device.odometer_m)
+        self.devices
+            .get(device)
+            .map(|tracked| tracked.device.odometer_m)
     }
 
     /// All that must outlive the process of a device; equal states give equal bytes.

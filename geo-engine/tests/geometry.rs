@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use geo::{Distance, Haversine, Intersects};
 use meridian_geo_engine::{
-    Coordinate, Fence, FenceIndex, Fix, GeoEngine, Settings, Suppressed, Verdict, decode_json, distance_m,
+    Coordinate, Fence, FenceIndex, Fix, GeoEngine, Settings, Suppressed, Verdict, decode_json,
+    distance_m,
 };
 use proptest::prelude::*;
 
@@ -12,15 +13,27 @@ fn degrees(e7: i32) -> f64 {
     f64::from(e7) / 1e7
 }
 
-fn fence(id: &str, geometry: &str, properties: &str) -> Result<Fence, meridian_geo_engine::FenceError> {
-    let text = format!(r#"{{"type":"Feature","id":"{id}","properties":{{{properties}}},"geometry":{geometry}}}"#);
+fn fence(
+    id: &str,
+    geometry: &str,
+    properties: &str,
+) -> Result<Fence, meridian_geo_engine::FenceError> {
+    let text = format!(
+        r#"{{"type":"Feature","id":"{id}","properties":{{{properties}}},"geometry":{geometry}}}"#
+    );
     Fence::from_geojson(&text, 1)
 }
 
 /// Places on a coarse lattice, so that vertices, edges, poles and the antimeridian are met often.
 fn lattice() -> impl Strategy<Value = Coordinate> {
-    let lat = prop_oneof![(-9..=9i32).prop_map(|tens| tens * 100_000_000), -900_000_000..=900_000_000];
-    let lon = prop_oneof![(-18..=18i32).prop_map(|tens| tens * 100_000_000), -1_800_000_000..=1_800_000_000];
+    let lat = prop_oneof![
+        (-9..=9i32).prop_map(|tens| tens * 100_000_000),
+        -900_000_000..=900_000_000
+    ];
+    let lon = prop_oneof![
+        (-18..=18i32).prop_map(|tens| tens * 100_000_000),
+        -1_800_000_000..=1_800_000_000
+    ];
     (lat, lon).prop_filter_map("on the globe", |(lat, lon)| Coordinate::from_e7(lat, lon))
 }
 
@@ -38,7 +51,8 @@ fn star() -> impl Strategy<Value = Vec<Coordinate>> {
                 let reach = f64::from(*reach) * 5.0;
                 let (sin, cos) = angle.sin_cos();
                 let lat = (lat * 100_000_000 + snap(reach * sin)).clamp(-900_000_000, 900_000_000);
-                let lon = (lon * 100_000_000 + snap(reach * cos)).clamp(-1_800_000_000, 1_800_000_000);
+                let lon =
+                    (lon * 100_000_000 + snap(reach * cos)).clamp(-1_800_000_000, 1_800_000_000);
                 Coordinate::from_e7(lat, lon).expect("clamped")
             })
             .collect();
@@ -48,9 +62,19 @@ fn star() -> impl Strategy<Value = Vec<Coordinate>> {
 }
 
 fn polygon_fence(ring: &[Coordinate]) -> Option<Fence> {
-    let positions: Vec<String> =
-        ring.iter().map(|at| format!("[{:.7},{:.7}]", at.lon_deg(), at.lat_deg())).collect();
-    fence("p", &format!(r#"{{"type":"Polygon","coordinates":[[{}]]}}"#, positions.join(",")), "").ok()
+    let positions: Vec<String> = ring
+        .iter()
+        .map(|at| format!("[{:.7},{:.7}]", at.lon_deg(), at.lat_deg()))
+        .collect();
+    fence(
+        "p",
+        &format!(
+            r#"{{"type":"Polygon","coordinates":[[{}]]}}"#,
+            positions.join(",")
+        ),
+        "",
+    )
+    .ok()
 }
 
 proptest! {
@@ -193,7 +217,13 @@ proptest! {
 
 /// Small steps around fences of all kinds and rules.
 fn walk() -> impl Strategy<Value = Vec<Fix>> {
-    let step = (1..90i64, -4_000..=4_000i32, -4_000..=4_000i32, proptest::option::of(0.0..30.0f64), 0..20u8);
+    let step = (
+        1..90i64,
+        -4_000..=4_000i32,
+        -4_000..=4_000i32,
+        proptest::option::of(0.0..30.0f64),
+        0..20u8,
+    );
     proptest::collection::vec(step, 1..120).prop_map(|steps| {
         let (mut ts_ms, mut lat, mut lon) = (1_700_000_000_000, 600_000_000, 250_000_000);
         steps
@@ -206,7 +236,11 @@ fn walk() -> impl Strategy<Value = Vec<Fix>> {
                 lon += if still { east / 200 } else { east };
                 let at = Coordinate::from_e7(lat, lon).expect("near 60 north");
                 let alarm = (alarm == 19).then(|| "sos".to_owned());
-                Fix { speed_mps, alarm, ..Fix::new(ts_ms, at) }
+                Fix {
+                    speed_mps,
+                    alarm,
+                    ..Fix::new(ts_ms, at)
+                }
             })
             .collect()
     })
@@ -228,12 +262,23 @@ fn engine() -> GeoEngine {
     let line = r#"{"type":"LineString","coordinates":[[24.99,59.999],[25.01,60.001]]}"#;
     let fences = [
         fence("a", &circle(25.0), r#""radius_m":60,"dwell_s":120"#),
-        fence("b", &circle(25.001), r#""radius_m":40,"min_samples":3,"hysteresis_m":25"#),
+        fence(
+            "b",
+            &circle(25.001),
+            r#""radius_m":40,"min_samples":3,"hysteresis_m":25"#,
+        ),
         fence("c", &square, r#""speed_limit_mps":10,"hysteresis_m":15"#),
-        fence("d", line, r#""buffer_m":30,"min_samples":2,"speed_limit_mps":20"#),
+        fence(
+            "d",
+            line,
+            r#""buffer_m":30,"min_samples":2,"speed_limit_mps":20"#,
+        ),
         fence("e", &circle(25.0), r#""radius_m":500,"devices":["x*"]"#),
     ];
-    let fences = fences.into_iter().map(|fence| Arc::new(fence.expect("a fence"))).collect();
+    let fences = fences
+        .into_iter()
+        .map(|fence| Arc::new(fence.expect("a fence")))
+        .collect();
     engine.set_fences(Arc::new(FenceIndex::new(fences)));
     engine
 }

@@ -36,7 +36,9 @@ fn read(name: &str) -> Option<String> {
     }
     let packed = std::fs::read(folder().join(format!("{name}.gz"))).ok()?;
     let mut text = String::new();
-    flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).expect("whole gzip");
+    flate2::read::GzDecoder::new(packed.as_slice())
+        .read_to_string(&mut text)
+        .expect("whole gzip");
     Some(text)
 }
 
@@ -48,11 +50,20 @@ impl Case {
     pub(crate) fn load(trace: &str) -> Self {
         let manifest = json("manifest.json").expect("the manifest");
         let traces = manifest["traces"].as_array().expect("traces");
-        let entry = traces.iter().find(|entry| entry["trace"] == trace).expect("a trace of the manifest");
+        let entry = traces
+            .iter()
+            .find(|entry| entry["trace"] == trace)
+            .expect("a trace of the manifest");
         let mut fences = Vec::new();
         for file in entry["fences"].as_array().expect("fences") {
-            let text = read(&format!("fences/{}.geojson", file.as_str().expect("a name"))).expect("a fence file");
-            for (id, feature) in split_collection(&text).unwrap_or_else(|error| panic!("{file}: {error}")) {
+            let text = read(&format!(
+                "fences/{}.geojson",
+                file.as_str().expect("a name")
+            ))
+            .expect("a fence file");
+            for (id, feature) in
+                split_collection(&text).unwrap_or_else(|error| panic!("{file}: {error}"))
+            {
                 let fence = Fence::from_geojson(&feature, 7).expect("checked by the split");
                 assert_eq!(fence.id(), id);
                 fences.push(Arc::new(fence));
@@ -62,7 +73,12 @@ impl Case {
         Case {
             trace: trace.to_owned(),
             region: entry["region"].as_str().expect("a region").to_owned(),
-            rows: read(&format!("traces/{trace}.csv")).expect("a trace").lines().skip(1).map(row).collect(),
+            rows: read(&format!("traces/{trace}.csv"))
+                .expect("a trace")
+                .lines()
+                .skip(1)
+                .map(row)
+                .collect(),
             fences: Arc::new(FenceIndex::new(fences)),
             events: expected("events").expect("events"),
             devices: expected("devices").expect("devices"),
@@ -76,7 +92,15 @@ impl Case {
 fn row(line: &str) -> Row {
     let cells: Vec<&str> = line.split(',').collect();
     let names = ["ts", "lat", "lon", "speed_mps", "course_deg", "accuracy_m"];
-    let filled = names.iter().zip(&cells[1..]).filter(|(_, cell)| !cell.is_empty());
-    let fields: Vec<String> = filled.map(|(name, cell)| format!("\"{name}\":{cell}")).collect();
-    Row { device: cells[0].to_owned(), payload: format!("{{{}}}", fields.join(",")) }
+    let filled = names
+        .iter()
+        .zip(&cells[1..])
+        .filter(|(_, cell)| !cell.is_empty());
+    let fields: Vec<String> = filled
+        .map(|(name, cell)| format!("\"{name}\":{cell}"))
+        .collect();
+    Row {
+        device: cells[0].to_owned(),
+        payload: format!("{{{}}}", fields.join(",")),
+    }
 }

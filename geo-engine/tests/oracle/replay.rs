@@ -34,7 +34,12 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) fn run(case: &Case, path: Path) -> Outcome {
-    let settings = Settings { min_distance_m: 50.0, max_silence_ms: None, max_speed_mps: None, max_future_ms: 0 };
+    let settings = Settings {
+        min_distance_m: 50.0,
+        max_silence_ms: None,
+        max_speed_mps: None,
+        max_future_ms: 0,
+    };
     let mut engine = GeoEngine::new(settings);
     engine.set_fences(case.fences.clone());
     let mut outcome = Outcome {
@@ -55,23 +60,38 @@ pub(crate) fn run(case: &Case, path: Path) -> Outcome {
                     let overlay = pending.get(row.device.as_str());
                     let verdict = match path {
                         Path::Observe => Verdict::Log,
-                        Path::Suppress => outcome.engine.admit(&row.device, &case.region, &fix, overlay, now_ms),
+                        Path::Suppress => {
+                            outcome
+                                .engine
+                                .admit(&row.device, &case.region, &fix, overlay, now_ms)
+                        }
                     };
                     match verdict {
                         Verdict::Log => {
                             let overlay = pending.remove(row.device.as_str());
-                            let observation =
-                                outcome.engine.observe(&row.device, &case.region, &fix, overlay.as_ref(), false, now_ms);
+                            let observation = outcome.engine.observe(
+                                &row.device,
+                                &case.region,
+                                &fix,
+                                overlay.as_ref(),
+                                false,
+                                now_ms,
+                            );
                             outcome.logged += 1;
                             outcome.take(&row.device, fix.ts_ms, observation)
                         }
                         Verdict::Suppress(suppressed) => {
-                            outcome.engine.positions_mut().update(&row.device, &case.region, &fix);
+                            outcome
+                                .engine
+                                .positions_mut()
+                                .update(&row.device, &case.region, &fix);
                             pending.insert(&row.device, suppressed);
                             "accepted"
                         }
                         Verdict::Duplicate => "duplicate",
-                        Verdict::Reject(reason) => panic!("{} {reason}: no such rule is on", row.payload),
+                        Verdict::Reject(reason) => {
+                            panic!("{} {reason}: no such rule is on", row.payload)
+                        }
                     }
                 }
                 Err(_) => "rejected",
@@ -83,13 +103,20 @@ pub(crate) fn run(case: &Case, path: Path) -> Outcome {
     for (device, suppressed) in &pending {
         outcome.engine.touch(device, suppressed);
     }
-    eprintln!("{} {path:?}: {} of {} rows logged", case.trace, outcome.logged, case.rows.len());
+    eprintln!(
+        "{} {path:?}: {} of {} rows logged",
+        case.trace,
+        outcome.logged,
+        case.rows.len()
+    );
     outcome
 }
 
 impl Outcome {
     fn take(&mut self, device: &str, ts_ms: i64, observation: Observation) -> &'static str {
-        let sorted = observation.alerts.is_sorted_by(|a, b| (a.kind, &a.fence) <= (b.kind, &b.fence));
+        let sorted = observation
+            .alerts
+            .is_sorted_by(|a, b| (a.kind, &a.fence) <= (b.kind, &b.fence));
         assert!(sorted, "alerts of one fix come in order");
         for alert in observation.alerts {
             match (&alert.fence, alert.kind) {
@@ -99,7 +126,10 @@ impl Outcome {
                 }
                 (None, kind) => {
                     let anchor_ms = ts_ms - alert.dwell_ms.expect("stops know how long");
-                    self.stops.entry(device.to_owned()).or_default().push((kind, ts_ms, anchor_ms));
+                    self.stops
+                        .entry(device.to_owned())
+                        .or_default()
+                        .push((kind, ts_ms, anchor_ms));
                 }
             }
         }
@@ -109,7 +139,10 @@ impl Outcome {
                 self.kept.entry(device.to_owned()).or_default().push(ts_ms);
             }
             (Class::Late, report) => {
-                assert!(report.as_ref().is_some_and(|report| report.late), "late fixes are forwarded");
+                assert!(
+                    report.as_ref().is_some_and(|report| report.late),
+                    "late fixes are forwarded"
+                );
                 self.late_reports += 1;
             }
             (_, report) => assert!(report.is_none() || observation.class == Class::Accepted),
