@@ -80,7 +80,7 @@ impl Surroundings {
 
     /// A lower bound of the distance to the line from `a` to `b`, straight in longitude and latitude; metres. Beyond
     /// the reach it only says "beyond".
-    pub(crate) fn to_segment_m(&self, a: (f64, f64), b: (f64, f64)) -> f64 {
+    pub(crate) fn segment_distance_m(&self, a: (f64, f64), b: (f64, f64)) -> f64 {
         let mut least = f64::INFINITY;
         for turn in [0.0, -TURN_UNITS, TURN_UNITS] {
             let lon = self.lon + turn;
@@ -195,7 +195,7 @@ mod tests {
                 );
                 let around = Surroundings::new(from, 2_000.0);
                 let end = (f64::from(to.lat_e7()), f64::from(to.lon_e7()));
-                let (flat, exact) = (around.to_segment_m(end, end), distance_m(from, to));
+                let (flat, exact) = (around.segment_distance_m(end, end), distance_m(from, to));
                 assert!(flat <= exact + 1e-6, "{lat}: {flat} > {exact}");
                 if lat.abs() < 80.0 {
                     assert!(flat > exact * 0.99, "{lat}: {flat} < {exact}");

@@ -96,7 +96,7 @@ impl Polygon {
             libm::ceil(high) as i32,
             &mut |edge| {
                 let end = |at: Coordinate| (f64::from(at.lat_e7()), f64::from(at.lon_e7()));
-                least = least.min(around.to_segment_m(end(edge.from), end(edge.to)));
+                least = least.min(around.segment_distance_m(end(edge.from), end(edge.to)));
             },
         );
         least
