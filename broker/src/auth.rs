@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use argon2::Argon2;
-use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::PasswordVerifier as _;
+use argon2::password_hash::phc::PasswordHash;
 use bytes::Bytes;
 use meridian_mqtt::reason::ReasonCode;
 use meridian_mqtt::text::Text;
@@ -24,9 +24,17 @@ impl Auth {
     ///
     /// # Errors
     /// The reason code for CONNACK.
-    pub async fn check(&self, username: Option<&Text>, password: Option<&Bytes>) -> Result<(), ReasonCode> {
+    pub async fn check(
+        &self,
+        username: Option<&Text>,
+        password: Option<&Bytes>,
+    ) -> Result<(), ReasonCode> {
         let Some(username) = username else {
-            return if self.allow_anonymous { Ok(()) } else { Err(ReasonCode::NotAuthorized) };
+            return if self.allow_anonymous {
+                Ok(())
+            } else {
+                Err(ReasonCode::NotAuthorized)
+            };
         };
         if self.users.is_empty() && self.allow_anonymous {
             // Without a list of users, a name is only a name.
@@ -41,10 +49,15 @@ impl Auth {
         // Costly by intent, so not on a thread that serves connections.
         let verified = tokio::task::spawn_blocking(move || {
             let hash = PasswordHash::new(&hash).ok();
-            hash.is_some_and(|hash| Argon2::default().verify_password(&password, &hash).is_ok()) && !password.is_empty()
+            hash.is_some_and(|hash| Argon2::default().verify_password(&password, &hash).is_ok())
+                && !password.is_empty()
         })
         .await
         .unwrap_or(false);
-        if verified && known { Ok(()) } else { Err(ReasonCode::BadUserNameOrPassword) }
+        if verified && known {
+            Ok(())
+        } else {
+            Err(ReasonCode::BadUserNameOrPassword)
+        }
     }
 }

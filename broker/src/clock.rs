@@ -16,7 +16,10 @@ impl LeaderClock {
     /// A clock for a leader whose log stands at `log_ms`. Its first stamp is the wall clock's, if that is later.
     #[must_use]
     pub fn new(log_ms: i64) -> Self {
-        LeaderClock { last_ms: log_ms.max(wall_ms()), last: Instant::now() }
+        LeaderClock {
+            last_ms: log_ms.max(wall_ms()),
+            last: Instant::now(),
+        }
     }
 
     /// The next stamp, epoch milliseconds.
@@ -25,7 +28,11 @@ impl LeaderClock {
         let passed = now.duration_since(self.last).as_millis();
         // Whole milliseconds are taken, and the rest of one stays for the next stamp.
         self.last += Duration::from_millis(u64::try_from(passed).unwrap_or(u64::MAX));
-        self.last_ms = next_stamp(self.last_ms, i64::try_from(passed).unwrap_or(i64::MAX), wall_ms());
+        self.last_ms = next_stamp(
+            self.last_ms,
+            i64::try_from(passed).unwrap_or(i64::MAX),
+            wall_ms(),
+        );
         self.last_ms
     }
 }
@@ -37,7 +44,9 @@ fn next_stamp(last_ms: i64, passed_ms: i64, wall_ms: i64) -> i64 {
 /// The wall clock, epoch milliseconds.
 #[must_use]
 pub fn wall_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 

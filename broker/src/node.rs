@@ -135,17 +135,31 @@ impl Node {
     /// [`StartError`].
     pub async fn start(options: NodeOptions) -> Result<Arc<Node>, StartError> {
         let fsync = options.fsync;
-        let storage = Storage::open(&options.data_dir, StorageOptions { fsync, ..Default::default() })?;
+        let storage = Storage::open(
+            &options.data_dir,
+            StorageOptions {
+                fsync,
+                ..Default::default()
+            },
+        )?;
         let group_options = GroupOptions::new(options.id);
         let catalog = FenceCatalog::default();
         let registry = Arc::new(Registry::default());
-        let dispatch =
-            Arc::new(Dispatch { subscriptions: Subscriptions::default(), limits: options.mailbox_limits });
+        let dispatch = Arc::new(Dispatch {
+            subscriptions: Subscriptions::default(),
+            limits: options.mailbox_limits,
+        });
         let (errands, errand_queue) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
 
         let meta = Arc::new(Mutex::new(MetaState::default()));
-        let meta_group = Group::open(&storage, "meta", &group_options, MetaMachine::new(Arc::clone(&meta))).await?;
+        let meta_group = Group::open(
+            &storage,
+            "meta",
+            &group_options,
+            MetaMachine::new(Arc::clone(&meta)),
+        )
+        .await?;
         lead(&meta_group).await?;
 
         let mut list = Vec::new();
@@ -154,7 +168,11 @@ impl Node {
             let name = options.map.names()[index.at()].clone();
             let reader = storage.reader(&name);
             // Filled by the machine's `restore`.
-            let state = ShardState::restore(&name, catalog.clone(), &meridian_shard::MemoryStore::default());
+            let state = ShardState::restore(
+                &name,
+                catalog.clone(),
+                &meridian_shard::MemoryStore::default(),
+            );
             let state = Arc::new(Mutex::new(state));
             let tail = Arc::new(EventTail::new(0));
             let effects = ShardEffects {
@@ -172,10 +190,24 @@ impl Node {
             let (proposals, queue) = mpsc::channel(QUEUE_MAX);
             let clock = LeaderClock::new(state.lock().now_ms());
             let settled = Arc::clone(&admission);
-            tasks.push(tokio::spawn(run_proposer(group.clone(), Mutex::new(clock), queue, move |device: &str| {
-                settled.lock().settled(device);
-            })));
-            list.push(Shard { index, name, state, admission, tail, group, reader, proposals });
+            tasks.push(tokio::spawn(run_proposer(
+                group.clone(),
+                Mutex::new(clock),
+                queue,
+                move |device: &str| {
+                    settled.lock().settled(device);
+                },
+            )));
+            list.push(Shard {
+                index,
+                name,
+                state,
+                admission,
+                tail,
+                group,
+                reader,
+                proposals,
+            });
         }
         let shards = Arc::new(Shards::new(options.map, Arc::clone(&dispatch), list));
         let meta_clock = Mutex::new(LeaderClock::new(0));
@@ -191,7 +223,9 @@ impl Node {
             session_limits: Arc::new(options.session_limits),
             subscriptions_max: options.subscriptions_max,
             auth: options.auth,
-            geo: GeoInputs { patterns: options.inputs },
+            geo: GeoInputs {
+                patterns: options.inputs,
+            },
             sys: SysTopics::default(),
             counters: Counters::default(),
             publish_geo: options.publish_geo,
@@ -210,19 +244,31 @@ impl Node {
     async fn take_up(self: &Arc<Self>, settings: &log::Settings) -> Result<(), StartError> {
         let everything = self.meta.lock().everything();
         for shard in self.shards.iter() {
-            let refused = |_| StartError::Settings { shard: shard.name.clone() };
+            let refused = |_| StartError::Settings {
+                shard: shard.name.clone(),
+            };
             let (known, revision) = {
                 let state = shard.state.lock();
                 (state.settings().clone(), state.fences().revision)
             };
             if known != *settings {
-                shard.propose(log::command::Body::Settings(settings.clone())).await.map_err(refused)?;
+                shard
+                    .propose(log::command::Body::Settings(settings.clone()))
+                    .await
+                    .map_err(refused)?;
             }
             if revision < everything.revision {
-                shard.propose(log::command::Body::PutFences(everything.clone())).await.map_err(refused)?;
+                shard
+                    .propose(log::command::Body::PutFences(everything.clone()))
+                    .await
+                    .map_err(refused)?;
             }
-            let sessions: Vec<log::Session> =
-                shard.state.lock().sessions().map(|session| session.record.clone()).collect();
+            let sessions: Vec<log::Session> = shard
+                .state
+                .lock()
+                .sessions()
+                .map(|session| session.record.clone())
+                .collect();
             for session in &sessions {
                 self.take_up_session(shard, session);
             }
@@ -243,11 +289,17 @@ impl Node {
     }
 
     fn take_up_session(&self, shard: &Shard, session: &log::Session) {
-        let persistent = Persistent { home: shard.index, epoch: session.epoch };
+        let persistent = Persistent {
+            home: shard.index,
+            epoch: session.epoch,
+        };
         let handle = Arc::new(SessionHandle::new(&session.client_id, Some(persistent)));
-        self.registry.replace(Arc::clone(&handle), &self.dispatch.subscriptions);
+        self.registry
+            .replace(Arc::clone(&handle), &self.dispatch.subscriptions);
         for subscription in &session.subscriptions {
-            let Some(filter) = text(&subscription.filter).and_then(|text| TopicFilter::new(text).ok()) else {
+            let Some(filter) =
+                text(&subscription.filter).and_then(|text| TopicFilter::new(text).ok())
+            else {
                 continue;
             };
             let wanted = subscription.options.unwrap_or_default();
@@ -262,7 +314,10 @@ impl Node {
             for of in reach.shards() {
                 let shard = self.shards.get(*of);
                 // A shard that came later has everything from its beginning on for it.
-                route.place(*of, subscription.since.get(&shard.name).copied().unwrap_or(0));
+                route.place(
+                    *of,
+                    subscription.since.get(&shard.name).copied().unwrap_or(0),
+                );
             }
             self.dispatch.subscriptions.insert(Arc::new(route));
             handle.filters.lock().push(filter);
@@ -276,12 +331,28 @@ impl Node {
         events_kept: u64,
     ) {
         let mut tasks = self.tasks.lock();
-        tasks.push(tokio::spawn(run_errands(Arc::clone(&self.shards), errands, stopped.clone())));
+        tasks.push(tokio::spawn(run_errands(
+            Arc::clone(&self.shards),
+            errands,
+            stopped.clone(),
+        )));
         for index in self.shards.map.all() {
-            tasks.push(tokio::spawn(run_handover(index, Arc::clone(&self.shards), stopped.clone())));
-            tasks.push(tokio::spawn(run_time(Arc::clone(&self.shards), index, events_kept, stopped.clone())));
+            tasks.push(tokio::spawn(run_handover(
+                index,
+                Arc::clone(&self.shards),
+                stopped.clone(),
+            )));
+            tasks.push(tokio::spawn(run_time(
+                Arc::clone(&self.shards),
+                index,
+                events_kept,
+                stopped.clone(),
+            )));
         }
-        tasks.push(tokio::spawn(crate::sys::run(Arc::clone(self), stopped.clone())));
+        tasks.push(tokio::spawn(crate::sys::run(
+            Arc::clone(self),
+            stopped.clone(),
+        )));
     }
 
     /// Whether a client may publish to `topic`: not to the broker's own.
@@ -320,16 +391,27 @@ impl Node {
     ///
     /// # Errors
     /// [`crate::shards::Refused`]; a shard that was missed is given all fences at the next start.
-    pub async fn change_fences(&self, change: log::PutFences) -> Result<log::PutFences, crate::shards::Refused> {
+    pub async fn change_fences(
+        &self,
+        change: log::PutFences,
+    ) -> Result<log::PutFences, crate::shards::Refused> {
         let _turn = self.fence_turn.lock().await;
-        let entry = log::MetaEntry { proposed_at_ms: self.meta_clock.lock().stamp(), put_fences: Some(change) };
-        let reply = self.meta_group.propose(Bytes::from(entry.encode_to_vec())).await;
+        let entry = log::MetaEntry {
+            proposed_at_ms: self.meta_clock.lock().stamp(),
+            put_fences: Some(change),
+        };
+        let reply = self
+            .meta_group
+            .propose(Bytes::from(entry.encode_to_vec()))
+            .await;
         let put = match reply {
             Ok(Some(reply)) => reply.put_fences,
             Ok(None) | Err(_) => return Err(crate::shards::Refused::Unknown),
         };
         for shard in self.shards.iter() {
-            shard.propose(log::command::Body::PutFences(put.clone())).await?;
+            shard
+                .propose(log::command::Body::PutFences(put.clone()))
+                .await?;
         }
         Ok(put)
     }
@@ -343,7 +425,10 @@ impl Node {
         let shard = self.shards.get(index);
         if let Some((region, device)) = self.geo.input(&message.topic) {
             let (region, device) = (region.to_owned(), device.to_owned());
-            match self.geo.publish(self, index, &message, &region, &device, false) {
+            match self
+                .geo
+                .publish(self, index, &message, &region, &device, false)
+            {
                 GeoPublish::Changed(mut fixes) => {
                     fixes.raw = Some(message.to_message());
                     let applied = shard.propose(log::command::Body::Fixes(fixes)).await;
@@ -360,8 +445,14 @@ impl Node {
             self.dispatch.live(&message, Source::Direct);
             return Ok(());
         }
-        let publish = log::Publish { message: Some(message.to_message()), once: None };
-        shard.propose(log::command::Body::Publish(publish)).await.map(|_| ())
+        let publish = log::Publish {
+            message: Some(message.to_message()),
+            once: None,
+        };
+        shard
+            .propose(log::command::Body::Publish(publish))
+            .await
+            .map(|_| ())
     }
 
     /// Ends all connections, lets what is under way finish, and closes the store.
@@ -387,10 +478,13 @@ impl Node {
 }
 
 async fn lead<S: meridian_raft::StateMachine + Sync>(group: &Group<S>) -> Result<(), StartError> {
-    group.wait_until_leader(ELECTION_MAX).await.map_err(|_| StartError::NoLeader {
-        group: group.name().to_owned(),
-        waited_s: ELECTION_MAX.as_secs(),
-    })
+    group
+        .wait_until_leader(ELECTION_MAX)
+        .await
+        .map_err(|_| StartError::NoLeader {
+            group: group.name().to_owned(),
+            waited_s: ELECTION_MAX.as_secs(),
+        })
 }
 
 /// Wills to their topics' shards, ended sessions' names out of all.
@@ -426,27 +520,57 @@ async fn run_errands(
 
 async fn run_errand(shards: &Shards, errand: Errand) {
     match errand {
-        Errand::PublishWill { home, once, message } => {
-            let Some(topic) = crate::router::topic(&message.topic) else { return };
+        Errand::PublishWill {
+            home,
+            once,
+            message,
+        } => {
+            let Some(topic) = crate::router::topic(&message.topic) else {
+                return;
+            };
             let target = shards.get(shards.map.of_topic(&topic));
             let mut message = message;
             message.received_ms = crate::clock::wall_ms();
-            let publish = log::Publish { message: Some(message), once: Some(once.clone()) };
-            if target.propose(log::command::Body::Publish(publish)).await.is_err() {
+            let publish = log::Publish {
+                message: Some(message),
+                once: Some(once.clone()),
+            };
+            if target
+                .propose(log::command::Body::Publish(publish))
+                .await
+                .is_err()
+            {
                 // It stays among those that are leaving, and goes at the next start.
-                tracing::warn!(client = once.client_id, "A will could not be published yet.");
+                tracing::warn!(
+                    client = once.client_id,
+                    "A will could not be published yet."
+                );
                 return;
             }
-            let done =
-                log::WillPublished { client_id: once.client_id.clone(), connection_epoch: once.epoch };
-            if shards.get(home).propose(log::command::Body::WillPublished(done)).await.is_ok() {
-                target.submit(log::command::Body::Release(log::Release { once: Some(once) })).await;
+            let done = log::WillPublished {
+                client_id: once.client_id.clone(),
+                connection_epoch: once.epoch,
+            };
+            if shards
+                .get(home)
+                .propose(log::command::Body::WillPublished(done))
+                .await
+                .is_ok()
+            {
+                target
+                    .submit(log::command::Body::Release(log::Release {
+                        once: Some(once),
+                    }))
+                    .await;
             }
         }
         Errand::Forget { client_id, epoch } => {
             for shard in shards.iter() {
                 if shard.state.lock().knows_names_of(&client_id) {
-                    let forget = log::Forget { client_id: client_id.clone(), epoch };
+                    let forget = log::Forget {
+                        client_id: client_id.clone(),
+                        epoch,
+                    };
                     shard.submit(log::command::Body::Forget(forget)).await;
                 }
             }
@@ -470,27 +594,46 @@ async fn run_time(
         }
         let (due, first, next) = {
             let state = shard.state.lock();
-            (state.next_due_ms(), state.first_offset(), state.next_offset())
+            (
+                state.next_due_ms(),
+                state.first_offset(),
+                state.next_offset(),
+            )
         };
         // Nobody's messages are let go before they have been handed over.
         let handed = shards.iter().filter_map(|home| {
             let home = home.state.lock();
-            home.sessions().next().is_some().then(|| home.handed(&shard.name))
+            home.sessions()
+                .next()
+                .is_some()
+                .then(|| home.handed(&shard.name))
         });
-        let keep_from = next.saturating_sub(events_kept).min(handed.min().unwrap_or(u64::MAX));
+        let keep_from = next
+            .saturating_sub(events_kept)
+            .min(handed.min().unwrap_or(u64::MAX));
         let purge = keep_from > first + events_kept / 8;
         if purge || due.is_some_and(|due| due <= crate::clock::wall_ms()) {
-            let tick = log::Tick { purge_events_below: if purge { keep_from } else { 0 } };
+            let tick = log::Tick {
+                purge_events_below: if purge { keep_from } else { 0 },
+            };
             shard.submit(log::command::Body::Tick(tick)).await;
         }
         if seen_at.elapsed() >= SEEN {
             seen_at = Instant::now();
             loop {
-                let Some(seen) = shard.admission.lock().take_seen(SEEN_MAX) else { break };
-                let devices = seen.devices.iter().map(|device| device.device.clone()).collect();
+                let Some(seen) = shard.admission.lock().take_seen(SEEN_MAX) else {
+                    break;
+                };
+                let devices = seen
+                    .devices
+                    .iter()
+                    .map(|device| device.device.clone())
+                    .collect();
                 let waiter = crate::shards::Waiter::Seen(devices);
                 let command = log::command::Body::LastSeen(seen);
-                shard.submit_with(crate::shards::Proposal { command, waiter }).await;
+                shard
+                    .submit_with(crate::shards::Proposal { command, waiter })
+                    .await;
             }
         }
     }

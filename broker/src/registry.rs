@@ -47,7 +47,10 @@ impl Registry {
 
     /// Makes `session` the one of its client id. The one before is evicted, and its subscriptions match no more.
     pub fn replace(&self, session: Arc<SessionHandle>, subscriptions: &Subscriptions) {
-        let old = self.sessions.lock().insert(session.client_id.clone(), Arc::clone(&session));
+        let old = self
+            .sessions
+            .lock()
+            .insert(session.client_id.clone(), Arc::clone(&session));
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, &session)) {
             old.evict();
             unsubscribe_all(&old, subscriptions);
@@ -57,7 +60,10 @@ impl Registry {
     /// A session that is not persistent ended with its connection.
     pub fn remove(&self, session: &Arc<SessionHandle>, subscriptions: &Subscriptions) {
         let mut sessions = self.sessions.lock();
-        if sessions.get(&session.client_id).is_some_and(|known| Arc::ptr_eq(known, session)) {
+        if sessions
+            .get(&session.client_id)
+            .is_some_and(|known| Arc::ptr_eq(known, session))
+        {
             sessions.remove(&session.client_id);
         }
         drop(sessions);
@@ -67,9 +73,11 @@ impl Registry {
     /// A persistent session is over, by its home shard's word.
     pub fn ended(&self, client_id: &str, epoch: u64, subscriptions: &Subscriptions) {
         let session = self.get(client_id);
-        if let Some(session) =
-            session.filter(|session| session.persistent.is_some_and(|persistent| persistent.epoch == epoch))
-        {
+        if let Some(session) = session.filter(|session| {
+            session
+                .persistent
+                .is_some_and(|persistent| persistent.epoch == epoch)
+        }) {
             session.evict();
             self.remove(&session, subscriptions);
         }

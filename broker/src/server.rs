@@ -75,7 +75,10 @@ impl Server {
         describe_metrics();
         // Certificates first: a wrong one should not wait for a replay.
         let mut secured = Vec::new();
-        for (name, listener) in [("tls", &config.listeners.tls), ("wss", &config.listeners.wss)] {
+        for (name, listener) in [
+            ("tls", &config.listeners.tls),
+            ("wss", &config.listeners.wss),
+        ] {
             if let Some(listener) = listener {
                 let files = TlsFiles {
                     cert: listener.cert.clone(),
@@ -89,7 +92,12 @@ impl Server {
         let node = Node::start(node_options(config)).await?;
         let mut sinks = Vec::new();
         for (name, sink) in &config.sinks {
-            let SinkConfig::File { path, rotate_bytes, rotate_age, keep } = sink;
+            let SinkConfig::File {
+                path,
+                rotate_bytes,
+                rotate_age,
+                keep,
+            } = sink;
             let options = FileOptions {
                 path: path.clone(),
                 rotate_bytes: *rotate_bytes,
@@ -97,10 +105,21 @@ impl Server {
                 keep: (*keep > 0).then_some(*keep),
             };
             let source = Arc::new(ShardEvents(Arc::clone(&node.shards)));
-            sinks.push(Pipeline::start(name, FileSink::new(options), source, PipelineOptions::default()));
+            sinks.push(Pipeline::start(
+                name,
+                FileSink::new(options),
+                source,
+                PipelineOptions::default(),
+            ));
         }
         let (stop, stopped) = watch::channel(false);
-        let mut server = Server { node, addresses: Vec::new(), listeners: Vec::new(), sinks, stop };
+        let mut server = Server {
+            node,
+            addresses: Vec::new(),
+            listeners: Vec::new(),
+            sinks,
+            stop,
+        };
         let max = config.limits.max_connections;
         if let Some(bind) = config.listeners.tcp {
             server.listen("tcp", bind, Transport::Tcp, max)?;
@@ -109,8 +128,11 @@ impl Server {
             server.listen("ws", bind, Transport::WebSocket, max)?;
         }
         for (name, bind, acceptor) in secured {
-            let transport =
-                if name == "tls" { Transport::Tls(acceptor) } else { Transport::SecureWebSocket(acceptor) };
+            let transport = if name == "tls" {
+                Transport::Tls(acceptor)
+            } else {
+                Transport::SecureWebSocket(acceptor)
+            };
             server.listen(name, bind, transport, max)?;
         }
         if let Some(bind) = config.listeners.http {
@@ -123,7 +145,11 @@ impl Server {
                 config: shown(config),
             });
             let address = admin::serve(bind, api, stopped).await;
-            let address = address.map_err(|source| ServeError::Bind { what: "http", address: bind, source })?;
+            let address = address.map_err(|source| ServeError::Bind {
+                what: "http",
+                address: bind,
+                source,
+            })?;
             server.addresses.push(("http", address));
         }
         Ok(server)
@@ -137,7 +163,11 @@ impl Server {
         connections_max: u64,
     ) -> Result<(), ServeError> {
         let listener = Listener::start(bind, transport, connections_max, Arc::clone(&self.node));
-        let listener = listener.map_err(|source| ServeError::Bind { what: name, address: bind, source })?;
+        let listener = listener.map_err(|source| ServeError::Bind {
+            what: name,
+            address: bind,
+            source,
+        })?;
         self.addresses.push((name, listener.address));
         self.listeners.push(listener);
         Ok(())
@@ -146,7 +176,10 @@ impl Server {
     /// Where `name` listens.
     #[must_use]
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
-        self.addresses.iter().find(|(known, _)| *known == name).map(|(_, address)| *address)
+        self.addresses
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, address)| *address)
     }
 
     /// Stops in the reverse order: nobody new, nobody old, sinks, store.
@@ -164,7 +197,8 @@ impl Server {
 
 fn node_options(config: &Config) -> NodeOptions {
     let limits = &config.limits;
-    let ms = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let ms =
+        |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     let seconds = |duration: std::time::Duration| duration.as_secs();
     NodeOptions {
         id: config.node.id,
@@ -186,11 +220,16 @@ fn node_options(config: &Config) -> NodeOptions {
             max_inflight: limits.max_inflight,
             max_packet: limits.max_packet,
             topic_alias_maximum: 64,
-            server_keep_alive_max_s: u16::try_from(seconds(limits.max_keep_alive)).unwrap_or(u16::MAX),
-            session_expiry_max_s: u32::try_from(seconds(limits.max_session_expiry)).unwrap_or(u32::MAX),
+            server_keep_alive_max_s: u16::try_from(seconds(limits.max_keep_alive))
+                .unwrap_or(u16::MAX),
+            session_expiry_max_s: u32::try_from(seconds(limits.max_session_expiry))
+                .unwrap_or(u32::MAX),
             outbox_messages_max: OUTBOX_MESSAGES_MAX,
         },
-        mailbox_limits: MailboxLimits { messages_max: MAILBOX_MESSAGES_MAX, bytes_max: MAILBOX_BYTES_MAX },
+        mailbox_limits: MailboxLimits {
+            messages_max: MAILBOX_MESSAGES_MAX,
+            bytes_max: MAILBOX_BYTES_MAX,
+        },
         subscriptions_max: limits.max_subscriptions,
         events_kept: limits.max_events,
         auth: Auth {
@@ -231,10 +270,23 @@ fn shown(config: &Config) -> serde_json::Value {
 fn describe_metrics() {
     use metrics::{Unit, describe_counter, describe_gauge};
     describe_gauge!("meridian_connections", "Clients connected now.");
-    describe_counter!("meridian_messages_received_total", "PUBLISH packets from clients.");
-    describe_counter!("meridian_messages_sent_total", "PUBLISH packets to clients.");
-    describe_counter!("meridian_messages_dropped_total", "Messages let go, by reason.");
+    describe_counter!(
+        "meridian_messages_received_total",
+        "PUBLISH packets from clients."
+    );
+    describe_counter!(
+        "meridian_messages_sent_total",
+        "PUBLISH packets to clients."
+    );
+    describe_counter!(
+        "meridian_messages_dropped_total",
+        "Messages let go, by reason."
+    );
     describe_counter!("meridian_positions_total", "Fixes, by what became of them.");
     describe_counter!("meridian_alerts_total", "Alerts, by type.");
-    describe_gauge!("meridian_sink_lag_events", Unit::Count, "Events that a sink does not have yet.");
+    describe_gauge!(
+        "meridian_sink_lag_events",
+        Unit::Count,
+        "Events that a sink does not have yet."
+    );
 }

@@ -19,15 +19,27 @@ impl EventSource for ShardEvents {
     }
 
     fn bounds(&self, shard: &str) -> (u64, u64) {
-        let Some(index) = self.0.map.named(shard) else { return (0, 0) };
+        let Some(index) = self.0.map.named(shard) else {
+            return (0, 0);
+        };
         let shard = self.0.get(index);
         (shard.state.lock().first_offset(), shard.tail.head())
     }
 
-    fn read(&self, shard: &str, from: u64, max: usize) -> Result<(Vec<EventRecord>, u64), ReadError> {
-        let Some(index) = self.0.map.named(shard) else { return Ok((Vec::new(), from)) };
+    fn read(
+        &self,
+        shard: &str,
+        from: u64,
+        max: usize,
+    ) -> Result<(Vec<EventRecord>, u64), ReadError> {
+        let Some(index) = self.0.map.named(shard) else {
+            return Ok((Vec::new(), from));
+        };
         let events = self.0.get(index).events(from, max);
-        let events = events.map_err(|source| ReadError::Storage { shard: shard.to_owned(), source })?;
+        let events = events.map_err(|source| ReadError::Storage {
+            shard: shard.to_owned(),
+            source,
+        })?;
         let next = events.last().map_or(from, |(offset, _)| offset + 1);
         let record = |(offset, event): (u64, Arc<log::Event>)| {
             let body = match event.body.as_ref()? {
@@ -35,7 +47,12 @@ impl EventSource for ShardEvents {
                 log::event::Body::Alert(alert) => Event::Alert(alert.clone()),
                 log::event::Body::Message(_) => return None,
             };
-            Some(EventRecord { shard: shard.to_owned(), offset, at_ms: event.at_ms, event: body })
+            Some(EventRecord {
+                shard: shard.to_owned(),
+                offset,
+                at_ms: event.at_ms,
+                event: body,
+            })
         };
         Ok((events.into_iter().filter_map(record).collect(), next))
     }
@@ -50,7 +67,8 @@ impl EventSource for ShardEvents {
                 })
             });
             // A change between the caller's look and ours is seen after this time.
-            let _grown = tokio::time::timeout(Duration::from_millis(100), select_all(changes)).await;
+            let _grown =
+                tokio::time::timeout(Duration::from_millis(100), select_all(changes)).await;
         }
     }
 }

@@ -24,7 +24,11 @@ pub struct SysTopics(Mutex<BTreeMap<&'static str, Outgoing>>);
 impl SysTopics {
     /// Visits the topics that `filter` matches.
     pub fn for_each_match(&self, filter: &TopicFilter, visit: &mut impl FnMut(&Outgoing)) {
-        self.0.lock().values().filter(|message| filter.matches(&message.topic)).for_each(visit);
+        self.0
+            .lock()
+            .values()
+            .filter(|message| filter.matches(&message.topic))
+            .for_each(visit);
     }
 }
 
@@ -53,16 +57,41 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
 }
 
 fn values(node: &Node) -> Vec<(&'static str, String)> {
-    let retained: usize = node.shards.iter().map(|shard| shard.state.lock().retained_count()).sum();
+    let retained: usize = node
+        .shards
+        .iter()
+        .map(|shard| shard.state.lock().retained_count())
+        .sum();
     let sum = |counts: [u64; 3]| counts.iter().sum::<u64>().to_string();
     vec![
-        ("$SYS/broker/version", format!("meridian version {}", env!("CARGO_PKG_VERSION"))),
-        ("$SYS/broker/uptime", format!("{} seconds", node.uptime().as_secs())),
-        ("$SYS/broker/clients/connected", node.counters.connections().to_string()),
-        ("$SYS/broker/clients/total", node.registry.all().len().to_string()),
-        ("$SYS/broker/subscriptions/count", node.dispatch.subscriptions.len().to_string()),
+        (
+            "$SYS/broker/version",
+            format!("meridian version {}", env!("CARGO_PKG_VERSION")),
+        ),
+        (
+            "$SYS/broker/uptime",
+            format!("{} seconds", node.uptime().as_secs()),
+        ),
+        (
+            "$SYS/broker/clients/connected",
+            node.counters.connections().to_string(),
+        ),
+        (
+            "$SYS/broker/clients/total",
+            node.registry.all().len().to_string(),
+        ),
+        (
+            "$SYS/broker/subscriptions/count",
+            node.dispatch.subscriptions.len().to_string(),
+        ),
         ("$SYS/broker/retained messages/count", retained.to_string()),
-        ("$SYS/broker/publish/messages/received", sum(node.counters.received_by_qos())),
-        ("$SYS/broker/publish/messages/sent", sum(node.counters.sent_by_qos())),
+        (
+            "$SYS/broker/publish/messages/received",
+            sum(node.counters.received_by_qos()),
+        ),
+        (
+            "$SYS/broker/publish/messages/sent",
+            sum(node.counters.sent_by_qos()),
+        ),
     ]
 }

@@ -19,12 +19,19 @@ fn fences_of(trace: &str) -> (&'static str, Vec<&'static str>) {
         "helsinki_quick" => ("hel", vec!["helsinki"]),
         "liverpool_bus" => ("liv", vec!["liverpool"]),
         "edge_synthetic" => ("syn", vec!["world"]),
-        _ => ("atx", vec!["austin_neighborhoods", "texas", "austin_custom"]),
+        _ => (
+            "atx",
+            vec!["austin_neighborhoods", "texas", "austin_custom"],
+        ),
     }
 }
 
 fn config(sink: bool) -> String {
-    let sink = if sink { "[sinks.events]\ntype = \"file\"\npath = \"events.ndjson\"\nrotate_size = \"1MB\"\n" } else { "" };
+    let sink = if sink {
+        "[sinks.events]\ntype = \"file\"\npath = \"events.ndjson\"\nrotate_size = \"1MB\"\n"
+    } else {
+        ""
+    };
     format!(
         "[sharding]\nregions = [\"hel\", \"liv\", \"syn\", \"atx\"]\n[limits]\nmax_queued = 60000\n\
          [geo]\nmax_silence = \"off\"\nmax_speed = \"off\"\n{sink}"
@@ -33,7 +40,10 @@ fn config(sink: bool) -> String {
 
 fn options(id: &str, port: u16) -> MqttOptions {
     let mut options = MqttOptions::new(id, "127.0.0.1", port);
-    options.set_clean_session(false).set_keep_alive(Duration::from_secs(20)).set_inflight(100);
+    options
+        .set_clean_session(false)
+        .set_keep_alive(Duration::from_secs(20))
+        .set_inflight(100);
     options.set_max_packet_size(1 << 20, 1 << 20);
     options
 }
@@ -47,7 +57,10 @@ async fn publish(trace: &str, region: &str, port: u16, sent: Arc<AtomicUsize>) {
     let feeder = tokio::spawn(async move {
         for (device, payload) in rows {
             let topic = format!("gps/{region}/{device}/position");
-            client.publish(topic, QoS::AtLeastOnce, false, payload).await.unwrap();
+            client
+                .publish(topic, QoS::AtLeastOnce, false, payload)
+                .await
+                .unwrap();
         }
         // Alive until all is acknowledged.
         client
@@ -67,9 +80,16 @@ async fn publish(trace: &str, region: &str, port: u16, sent: Arc<AtomicUsize>) {
 }
 
 /// Collects alerts by event id until told that there are no more to come, and then until it is quiet.
-async fn subscribe(port: u16, done: Arc<AtomicBool>, subscribed: tokio::sync::oneshot::Sender<()>) -> BTreeMap<String, Value> {
+async fn subscribe(
+    port: u16,
+    done: Arc<AtomicBool>,
+    subscribed: tokio::sync::oneshot::Sender<()>,
+) -> BTreeMap<String, Value> {
     let (client, mut events) = AsyncClient::new(options("subscriber", port), 100);
-    client.subscribe("geo/+/+/alert/#", QoS::AtLeastOnce).await.unwrap();
+    client
+        .subscribe("geo/+/+/alert/#", QoS::AtLeastOnce)
+        .await
+        .unwrap();
     let mut subscribed = Some(subscribed);
     let mut alerts = BTreeMap::new();
     let mut quiet_since = Instant::now();
@@ -93,7 +113,12 @@ async fn subscribe(port: u16, done: Arc<AtomicBool>, subscribed: tokio::sync::on
                 quiet_since = Instant::now();
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            Err(_) if done.load(Ordering::Relaxed) && quiet_since.elapsed() > Duration::from_secs(3) => return alerts,
+            Err(_)
+                if done.load(Ordering::Relaxed)
+                    && quiet_since.elapsed() > Duration::from_secs(3) =>
+            {
+                return alerts;
+            }
             Err(_) => {}
         }
     }
@@ -107,7 +132,10 @@ fn sink_alerts(broker: &Broker) -> BTreeMap<String, Value> {
     }
     let mut seen = BTreeSet::new();
     let mut alerts = BTreeMap::new();
-    let mut files: Vec<_> = std::fs::read_dir(broker.folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(broker.folder.path())
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
     files.retain(|path| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         name.starts_with("events.ndjson") && !name.contains("cursor")
@@ -134,10 +162,19 @@ fn judged(trace: &str, alerts: &BTreeMap<String, Value>, by: &str) -> usize {
     for alert in alerts.values() {
         let geofence = alert["type"].as_str().unwrap().starts_with("geofence");
         count += usize::from(geofence);
-        assert_eq!(add_alert(&mut events, alert), geofence, "{by} of {trace}: the same crossing twice: {alert}");
+        assert_eq!(
+            add_alert(&mut events, alert),
+            geofence,
+            "{by} of {trace}: the same crossing twice: {alert}"
+        );
     }
     let wrong = differences(trace, &events);
-    assert!(wrong.is_empty(), "{by} of {trace}: {} differences, such as {:#?}", wrong.len(), &wrong[..wrong.len().min(8)]);
+    assert!(
+        wrong.is_empty(),
+        "{by} of {trace}: {} differences, such as {:#?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(8)]
+    );
     count
 }
 
@@ -153,7 +190,8 @@ async fn replay(trace: &str, kills: usize) {
     let acknowledged = Arc::new(AtomicUsize::new(0));
     let total = read_trace(trace).len();
     let publisher = tokio::spawn({
-        let (trace, port, acknowledged) = (trace.to_owned(), broker.mqtt, Arc::clone(&acknowledged));
+        let (trace, port, acknowledged) =
+            (trace.to_owned(), broker.mqtt, Arc::clone(&acknowledged));
         async move { publish(&trace, region, port, acknowledged).await }
     });
     for kill in 1..=kills {
@@ -170,13 +208,19 @@ async fn replay(trace: &str, kills: usize) {
     let count = judged(trace, &received, "the subscriber's events");
     let written = tokio::task::block_in_place(|| sink_alerts(&broker));
     judged(trace, &written, "the sink's events");
-    assert_eq!(received, written, "subscriber and sink have the same events");
-    println!("{trace}: {total} fixes in {took:.1?} with {kills} kills, {count} geofence events: none missing, none unexpected");
+    assert_eq!(
+        received, written,
+        "subscriber and sink have the same events"
+    );
+    println!(
+        "{trace}: {total} fixes in {took:.1?} with {kills} kills, {count} geofence events: none missing, none unexpected"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replayed_trace_gives_exactly_the_oracles_events() {
-    let traces = std::env::var("MERIDIAN_TRACES").unwrap_or_else(|_| "liverpool_bus,helsinki_quick,edge_synthetic".into());
+    let traces = std::env::var("MERIDIAN_TRACES")
+        .unwrap_or_else(|_| "liverpool_bus,helsinki_quick,edge_synthetic".into());
     for trace in traces.split(',') {
         replay(trace, 0).await;
     }

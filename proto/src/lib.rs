@@ -3,7 +3,11 @@
 //! Generated from `proto/schema/`, where every message and field is explained. Depends on nothing of ours, so
 //! that everything may depend on it.
 #![forbid(unsafe_code)]
-#![allow(missing_docs, clippy::doc_markdown, reason = "generated; the schema documents it")]
+#![allow(
+    missing_docs,
+    clippy::doc_markdown,
+    reason = "generated; the schema documents it"
+)]
 
 /// Positions and alerts as devices send them and as consumers read them.
 pub mod v1 {

@@ -46,19 +46,39 @@ pub(crate) type Id = LogIdOf<Types>;
 
 pub(crate) fn id_to_disk(id: &Id) -> v1::LogId {
     let leader = id.committed_leader_id();
-    v1::LogId { term: leader.term, node: leader.node_id, index: id.index() }
+    v1::LogId {
+        term: leader.term,
+        node: leader.node_id,
+        index: id.index(),
+    }
 }
 
 pub(crate) fn id_from_disk(id: &v1::LogId) -> Id {
-    LogId::new(LeaderId { term: id.term, node_id: id.node }, id.index)
+    LogId::new(
+        LeaderId {
+            term: id.term,
+            node_id: id.node,
+        },
+        id.index,
+    )
 }
 
 pub(crate) fn vote_to_disk(vote: &VoteOf<Types>) -> v1::Vote {
-    v1::Vote { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+    v1::Vote {
+        term: vote.leader_id.term,
+        node: vote.leader_id.node_id,
+        committed: vote.committed,
+    }
 }
 
 pub(crate) fn vote_from_disk(vote: &v1::Vote) -> VoteOf<Types> {
-    Vote { leader_id: LeaderId { term: vote.term, node_id: vote.node }, committed: vote.committed }
+    Vote {
+        leader_id: LeaderId {
+            term: vote.term,
+            node_id: vote.node,
+        },
+        committed: vote.committed,
+    }
 }
 
 fn membership_to_disk(membership: &Membership<u64, BasicNode>) -> v1::Membership {
@@ -66,41 +86,75 @@ fn membership_to_disk(membership: &Membership<u64, BasicNode>) -> v1::Membership
         configs: membership
             .get_joint_config()
             .iter()
-            .map(|config| v1::Voters { nodes: config.iter().copied().collect() })
+            .map(|config| v1::Voters {
+                nodes: config.iter().copied().collect(),
+            })
             .collect(),
-        nodes: membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect(),
+        nodes: membership
+            .nodes()
+            .map(|(id, node)| (*id, node.addr.clone()))
+            .collect(),
     }
 }
 
 fn membership_from_disk(membership: &v1::Membership) -> io::Result<Membership<u64, BasicNode>> {
-    let configs = membership.configs.iter().map(|config| config.nodes.iter().copied().collect::<BTreeSet<u64>>());
-    let nodes: BTreeMap<u64, BasicNode> =
-        membership.nodes.iter().map(|(id, addr)| (*id, BasicNode { addr: addr.clone() })).collect();
-    Membership::new(configs.collect(), nodes)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("a membership of the Raft log is damaged: {error}")))
+    let configs = membership
+        .configs
+        .iter()
+        .map(|config| config.nodes.iter().copied().collect::<BTreeSet<u64>>());
+    let nodes: BTreeMap<u64, BasicNode> = membership
+        .nodes
+        .iter()
+        .map(|(id, addr)| (*id, BasicNode { addr: addr.clone() }))
+        .collect();
+    Membership::new(configs.collect(), nodes).map_err(|error| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a membership of the Raft log is damaged: {error}"),
+        )
+    })
 }
 
 pub(crate) fn entry_to_disk(entry: &Entry) -> v1::Entry {
     let payload = match &entry.payload {
         EntryPayload::Blank => v1::entry::Payload::Blank(true),
         EntryPayload::Normal(Payload(command)) => v1::entry::Payload::Command(command.clone()),
-        EntryPayload::Membership(membership) => v1::entry::Payload::Membership(membership_to_disk(&membership)),
+        EntryPayload::Membership(membership) => {
+            v1::entry::Payload::Membership(membership_to_disk(&membership))
+        }
     };
-    v1::Entry { log_id: Some(id_to_disk(&entry.log_id())), payload: Some(payload) }
+    v1::Entry {
+        log_id: Some(id_to_disk(&entry.log_id())),
+        payload: Some(payload),
+    }
 }
 
 pub(crate) fn entry_from_disk(entry: v1::Entry) -> io::Result<Entry> {
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "an entry of the Raft log lacks its id or payload");
-    let id = entry.log_id.as_ref().map(id_from_disk).ok_or_else(damaged)?;
+    let damaged = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "an entry of the Raft log lacks its id or payload",
+        )
+    };
+    let id = entry
+        .log_id
+        .as_ref()
+        .map(id_from_disk)
+        .ok_or_else(damaged)?;
     let payload = match entry.payload.ok_or_else(damaged)? {
         v1::entry::Payload::Blank(_) => EntryPayload::Blank,
         v1::entry::Payload::Command(command) => EntryPayload::Normal(Payload(command)),
-        v1::entry::Payload::Membership(membership) => EntryPayload::Membership(membership_from_disk(&membership)?),
+        v1::entry::Payload::Membership(membership) => {
+            EntryPayload::Membership(membership_from_disk(&membership)?)
+        }
     };
     Ok(Entry::new(id, payload))
 }
 
-pub(crate) fn applied_to_disk(last: Option<&Id>, membership: &StoredMembershipOf<Types>) -> v1::Applied {
+pub(crate) fn applied_to_disk(
+    last: Option<&Id>,
+    membership: &StoredMembershipOf<Types>,
+) -> v1::Applied {
     v1::Applied {
         last: last.map(id_to_disk),
         membership_log_id: membership.log_id().as_ref().map(id_to_disk),
@@ -108,11 +162,23 @@ pub(crate) fn applied_to_disk(last: Option<&Id>, membership: &StoredMembershipOf
     }
 }
 
-pub(crate) fn applied_from_disk(applied: &v1::Applied) -> io::Result<(Option<Id>, StoredMembershipOf<Types>)> {
+pub(crate) fn applied_from_disk(
+    applied: &v1::Applied,
+) -> io::Result<(Option<Id>, StoredMembershipOf<Types>)> {
     let last = applied.last.as_ref().map(id_from_disk);
     // Before its first membership entry a group has none.
-    let Some(log_id) = &applied.membership_log_id else { return Ok((last, StoredMembership::default())) };
-    let lacking = || io::Error::new(io::ErrorKind::InvalidData, "an applied state lacks its membership");
+    let Some(log_id) = &applied.membership_log_id else {
+        return Ok((last, StoredMembership::default()));
+    };
+    let lacking = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "an applied state lacks its membership",
+        )
+    };
     let membership = membership_from_disk(applied.membership.as_ref().ok_or_else(lacking)?)?;
-    Ok((last, StoredMembership::new(Some(id_from_disk(log_id)), membership)))
+    Ok((
+        last,
+        StoredMembership::new(Some(id_from_disk(log_id)), membership),
+    ))
 }

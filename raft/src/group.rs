@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::impls::BasicNode;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
 
 use crate::codec::{Payload, Types};
@@ -37,7 +37,12 @@ impl GroupOptions {
     /// Defaults for node `node`: a restart replays at most 20,000 entries or 256 MiB of a group's log.
     #[must_use]
     pub fn new(node: u64) -> Self {
-        GroupOptions { node, flush_after_entries: 20_000, flush_after_bytes: 256 << 20, keep_entries: 1000 }
+        GroupOptions {
+            node,
+            flush_after_entries: 20_000,
+            flush_after_bytes: 256 << 20,
+            keep_entries: 1000,
+        }
     }
 }
 
@@ -103,7 +108,10 @@ pub struct Group<S: StateMachine + Sync> {
 
 impl<S: StateMachine + Sync> Clone for Group<S> {
     fn clone(&self) -> Self {
-        Group { name: Arc::clone(&self.name), raft: self.raft.clone() }
+        Group {
+            name: Arc::clone(&self.name),
+            raft: self.raft.clone(),
+        }
     }
 }
 
@@ -113,9 +121,20 @@ impl<S: StateMachine + Sync> Group<S> {
     ///
     /// # Errors
     /// [`OpenGroupError`].
-    pub async fn open(storage: &Storage, name: &str, options: &GroupOptions, machine: S) -> Result<Self, OpenGroupError> {
-        let unreadable = |source| OpenGroupError::Storage { group: name.to_owned(), source };
-        let failed = |error: &dyn ToString| OpenGroupError::Start { group: name.to_owned(), message: error.to_string() };
+    pub async fn open(
+        storage: &Storage,
+        name: &str,
+        options: &GroupOptions,
+        machine: S,
+    ) -> Result<Self, OpenGroupError> {
+        let unreadable = |source| OpenGroupError::Storage {
+            group: name.to_owned(),
+            source,
+        };
+        let failed = |error: &dyn ToString| OpenGroupError::Start {
+            group: name.to_owned(),
+            message: error.to_string(),
+        };
         let config = Config {
             cluster_name: name.to_owned(),
             // Ten times and more what a flush takes on a slow disk.
@@ -130,18 +149,32 @@ impl<S: StateMachine + Sync> Group<S> {
         };
         let config = Arc::new(config.validate().map_err(|error| failed(&error))?);
         let log = LogStore::open(storage, name).map_err(unreadable)?;
-        let machine = Machine::open(machine, storage.clone(), name, log.clone()).map_err(unreadable)?;
-        let raft =
-            Raft::new(options.node, config, NoNetwork, log.clone(), machine).await.map_err(|error| failed(&error))?;
-        if !raft.is_initialized().await.map_err(|error| failed(&error))? {
+        let machine =
+            Machine::open(machine, storage.clone(), name, log.clone()).map_err(unreadable)?;
+        let raft = Raft::new(options.node, config, NoNetwork, log.clone(), machine)
+            .await
+            .map_err(|error| failed(&error))?;
+        if !raft
+            .is_initialized()
+            .await
+            .map_err(|error| failed(&error))?
+        {
             let members = BTreeMap::from([(options.node, BasicNode::default())]);
-            raft.initialize(members).await.map_err(|error| failed(&error))?;
+            raft.initialize(members)
+                .await
+                .map_err(|error| failed(&error))?;
         } else if raft.voter_ids().eq([options.node]) {
             // Alone, it need not wait for others to campaign first.
-            raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
+            raft.trigger()
+                .elect(false)
+                .await
+                .map_err(|error| failed(&error))?;
         }
         tokio::spawn(upkeep(raft.clone(), log, options.flush_after_bytes));
-        Ok(Group { name: name.into(), raft })
+        Ok(Group {
+            name: name.into(),
+            raft,
+        })
     }
 
     /// Proposes a command; comes back when it is applied on this node.
@@ -149,15 +182,25 @@ impl<S: StateMachine + Sync> Group<S> {
     /// # Errors
     /// [`ProposeError`]; only after `Unknown` may the command still be applied.
     pub async fn propose(&self, command: Bytes) -> Result<S::Reply, ProposeError> {
-        let written = self.raft.client_write(Payload(command)).await.map_err(|error| match error {
-            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-                ProposeError::NotLeader { leader: forward.leader_id }
-            }
-            RaftError::APIError(_) => ProposeError::Unknown,
-            // Whether the entry had been written before the group stopped, nobody says.
-            RaftError::Fatal(_) => ProposeError::Unknown,
-        })?;
-        let answer = written.data.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let written =
+            self.raft
+                .client_write(Payload(command))
+                .await
+                .map_err(|error| match error {
+                    RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+                        ProposeError::NotLeader {
+                            leader: forward.leader_id,
+                        }
+                    }
+                    RaftError::APIError(_) => ProposeError::Unknown,
+                    // Whether the entry had been written before the group stopped, nobody says.
+                    RaftError::Fatal(_) => ProposeError::Unknown,
+                })?;
+        let answer = written
+            .data
+            .0
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let reply = answer.and_then(|answer| answer.downcast::<S::Reply>().ok());
         reply.map(|reply| *reply).ok_or(ProposeError::Unknown)
     }
@@ -168,12 +211,21 @@ impl<S: StateMachine + Sync> Group<S> {
     /// [`ProposeError::Stopped`], or [`ProposeError::NotLeader`] after `timeout`.
     pub async fn wait_until_leader(&self, timeout: Duration) -> Result<(), ProposeError> {
         let own = *self.raft.node_id();
-        let waited = self.raft.wait(Some(timeout)).current_leader(own, "until this node leads").await;
-        waited.map_err(|_| ProposeError::NotLeader { leader: self.status().leader })?;
+        let waited = self
+            .raft
+            .wait(Some(timeout))
+            .current_leader(own, "until this node leads")
+            .await;
+        waited.map_err(|_| ProposeError::NotLeader {
+            leader: self.status().leader,
+        })?;
         // And the log replayed: a leader that has not caught up would show an old state.
         let current = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
         let current = tokio::time::timeout(timeout, current).await;
-        current.map_err(|_| ProposeError::Unknown)?.map(|_| ()).map_err(|_| ProposeError::Unknown)
+        current
+            .map_err(|_| ProposeError::Unknown)?
+            .map(|_| ())
+            .map_err(|_| ProposeError::Unknown)
     }
 
     /// Whether this node leads the group, as far as it knows.
@@ -211,10 +263,16 @@ impl<S: StateMachine + Sync> Group<S> {
 }
 
 /// Flushes the states when the log has grown by bytes rather than by entries.
-async fn upkeep<S: StateMachine + Sync>(raft: Raft<Types, Machine<S>>, log: LogStore, flush_after_bytes: u64) {
+async fn upkeep<S: StateMachine + Sync>(
+    raft: Raft<Types, Machine<S>>,
+    log: LogStore,
+    flush_after_bytes: u64,
+) {
     loop {
         tokio::time::sleep(UPKEEP).await;
-        if log.bytes_since_snapshot() >= flush_after_bytes && raft.trigger().snapshot().await.is_err() {
+        if log.bytes_since_snapshot() >= flush_after_bytes
+            && raft.trigger().snapshot().await.is_err()
+        {
             return;
         }
         if raft.metrics().borrow_watched().running_state.is_err() {

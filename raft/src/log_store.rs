@@ -51,13 +51,23 @@ struct Shared {
 
 impl LogStore {
     pub(crate) fn open(storage: &Storage, group: &str) -> io::Result<Self> {
-        let store =
-            LogStore { storage: storage.clone(), prefix: prefix(group), shared: Arc::new(Mutex::new(Shared::default())) };
-        let purged = store.meta(PURGED)?.map(|bytes| v1::LogId::decode(bytes)).transpose().map_err(io::Error::other)?;
+        let store = LogStore {
+            storage: storage.clone(),
+            prefix: prefix(group),
+            shared: Arc::new(Mutex::new(Shared::default())),
+        };
+        let purged = store
+            .meta(PURGED)?
+            .map(|bytes| v1::LogId::decode(bytes))
+            .transpose()
+            .map_err(io::Error::other)?;
         let purged = purged.as_ref().map(codec::id_from_disk);
         let column = storage.inner.column(Column::Log);
         let behind = numbered(&store.prefix, u64::MAX);
-        let mut rows = storage.inner.db.iterator_cf(&column, IteratorMode::From(&behind, Direction::Reverse));
+        let mut rows = storage
+            .inner
+            .db
+            .iterator_cf(&column, IteratorMode::From(&behind, Direction::Reverse));
         let last = match rows.next().transpose().map_err(io::Error::other)? {
             Some((key, value)) if key.starts_with(&store.prefix) => Some(decode(&value)?.log_id()),
             _ => None,
@@ -84,7 +94,11 @@ impl LogStore {
 
     fn meta(&self, name: &[u8]) -> io::Result<Option<Bytes>> {
         let key = [&self.prefix, name].concat();
-        let found = self.storage.inner.db.get_cf(&self.storage.inner.column(Column::Meta), key);
+        let found = self
+            .storage
+            .inner
+            .db
+            .get_cf(&self.storage.inner.column(Column::Meta), key);
         Ok(found.map_err(io::Error::other)?.map(Bytes::from))
     }
 
@@ -98,7 +112,9 @@ impl LogStore {
     async fn submit_and_wait(&self, changes: Vec<Change>) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
         self.submit(changes, Done::Told(sender))?;
-        receiver.await.map_err(|_| io::Error::other("the store has failed"))
+        receiver
+            .await
+            .map_err(|_| io::Error::other("the store has failed"))
     }
 
     fn put_meta(&self, name: &[u8], value: Vec<u8>) -> Change {
@@ -106,7 +122,11 @@ impl LogStore {
     }
 
     fn delete_entries(&self, from: u64, before: u64) -> Change {
-        Change::DeleteRange(Column::Log, numbered(&self.prefix, from), numbered(&self.prefix, before))
+        Change::DeleteRange(
+            Column::Log,
+            numbered(&self.prefix, from),
+            numbered(&self.prefix, before),
+        )
     }
 }
 
@@ -131,18 +151,37 @@ impl RaftLogReader<Types> for LogStore {
             if start >= end {
                 return Ok(Vec::new());
             }
-            let cached: Vec<Entry> = shared.cache.range(start..end).map(|(_, entry)| entry.clone()).collect();
-            (cached, shared.cache.range(start..end).next().map(|(index, _)| *index), end)
+            let cached: Vec<Entry> = shared
+                .cache
+                .range(start..end)
+                .map(|(_, entry)| entry.clone())
+                .collect();
+            (
+                cached,
+                shared
+                    .cache
+                    .range(start..end)
+                    .next()
+                    .map(|(index, _)| *index),
+                end,
+            )
         };
         let on_disk_end = first_cached.unwrap_or(end);
         if start < on_disk_end {
             let column = self.storage.inner.column(Column::Log);
             let from = numbered(&self.prefix, start);
-            let rows = self.storage.inner.db.iterator_cf(&column, IteratorMode::From(&from, Direction::Forward));
+            let rows = self
+                .storage
+                .inner
+                .db
+                .iterator_cf(&column, IteratorMode::From(&from, Direction::Forward));
             let mut older = Vec::new();
             for row in rows {
                 let (key, value) = row.map_err(io::Error::other)?;
-                let Some(Ok(index)) = key.strip_prefix(&self.prefix[..]).map(<[u8; 8]>::try_from) else { break };
+                let Some(Ok(index)) = key.strip_prefix(&self.prefix[..]).map(<[u8; 8]>::try_from)
+                else {
+                    break;
+                };
                 if u64::from_be_bytes(index) >= on_disk_end {
                     break;
                 }
@@ -155,7 +194,11 @@ impl RaftLogReader<Types> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<Types>>, io::Error> {
-        let vote = self.meta(VOTE)?.map(v1::Vote::decode).transpose().map_err(io::Error::other)?;
+        let vote = self
+            .meta(VOTE)?
+            .map(v1::Vote::decode)
+            .transpose()
+            .map_err(io::Error::other)?;
         Ok(vote.as_ref().map(codec::vote_from_disk))
     }
 }
@@ -165,7 +208,10 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let shared = self.shared();
-        Ok(LogState { last_purged_log_id: shared.purged, last_log_id: shared.last })
+        Ok(LogState {
+            last_purged_log_id: shared.purged,
+            last_log_id: shared.last,
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -173,17 +219,26 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<Types>) -> Result<(), io::Error> {
-        self.submit_and_wait(vec![self.put_meta(VOTE, codec::vote_to_disk(vote).encode_to_vec())]).await
+        self.submit_and_wait(vec![
+            self.put_meta(VOTE, codec::vote_to_disk(vote).encode_to_vec()),
+        ])
+        .await
     }
 
     async fn save_committed(&mut self, committed: Option<Id>) -> Result<(), io::Error> {
-        let Some(committed) = committed else { return Ok(()) };
+        let Some(committed) = committed else {
+            return Ok(());
+        };
         let change = self.put_meta(COMMITTED, codec::id_to_disk(&committed).encode_to_vec());
         self.submit(vec![change], Done::Nobody)
     }
 
     async fn read_committed(&mut self) -> Result<Option<Id>, io::Error> {
-        let committed = self.meta(COMMITTED)?.map(v1::LogId::decode).transpose().map_err(io::Error::other)?;
+        let committed = self
+            .meta(COMMITTED)?
+            .map(v1::LogId::decode)
+            .transpose()
+            .map_err(io::Error::other)?;
         let last = self.shared().last;
         // The mark may have reached the disk in another flush than the entries, never before them.
         Ok(committed.as_ref().map(codec::id_from_disk).min(last))
@@ -202,7 +257,11 @@ impl RaftLogStorage<Types> for LogStore {
                 let value = codec::entry_to_disk(&entry).encode_to_vec();
                 shared.cached_bytes += payload_bytes(&entry);
                 shared.bytes_since_snapshot += value.len() as u64;
-                changes.push(Change::Put(Column::Log, numbered(&self.prefix, id.index()), value));
+                changes.push(Change::Put(
+                    Column::Log,
+                    numbered(&self.prefix, id.index()),
+                    value,
+                ));
                 shared.cache.insert(id.index(), entry);
                 shared.last = Some(id);
             }
@@ -219,7 +278,8 @@ impl RaftLogStorage<Types> for LogStore {
             shared.cache.split_off(&from);
             shared.last = last;
         }
-        self.submit_and_wait(vec![self.delete_entries(from, u64::MAX)]).await
+        self.submit_and_wait(vec![self.delete_entries(from, u64::MAX)])
+            .await
     }
 
     async fn purge(&mut self, upto: Id) -> Result<(), io::Error> {
@@ -230,7 +290,8 @@ impl RaftLogStorage<Types> for LogStore {
             shared.cache = shared.cache.split_off(&(upto.index() + 1));
         }
         let mark = self.put_meta(PURGED, codec::id_to_disk(&upto).encode_to_vec());
-        self.submit_and_wait(vec![mark, self.delete_entries(0, upto.index() + 1)]).await
+        self.submit_and_wait(vec![mark, self.delete_entries(0, upto.index() + 1)])
+            .await
     }
 }
 

@@ -31,15 +31,33 @@ pub(crate) struct Machine<S> {
 }
 
 impl<S: StateMachine> Machine<S> {
-    pub(crate) fn open(mut user: S, storage: Storage, group: &str, log: LogStore) -> io::Result<Self> {
+    pub(crate) fn open(
+        mut user: S,
+        storage: Storage,
+        group: &str,
+        log: LogStore,
+    ) -> io::Result<Self> {
         let reader = storage.reader(group);
         let (applied, membership) = match reader.applied().map_err(io::Error::other)? {
-            Some(bytes) => codec::applied_from_disk(&v1::Applied::decode(&bytes[..]).map_err(io::Error::other)?)?,
+            Some(bytes) => codec::applied_from_disk(
+                &v1::Applied::decode(&bytes[..]).map_err(io::Error::other)?,
+            )?,
             None => (None, StoredMembership::default()),
         };
         user.restore(&reader);
-        let flushed = applied.map(|_| SnapshotMeta { last_log_id: applied, last_membership: membership.clone() });
-        Ok(Machine { user, storage, group: group.to_owned(), log, applied, membership, flushed })
+        let flushed = applied.map(|_| SnapshotMeta {
+            last_log_id: applied,
+            last_membership: membership.clone(),
+        });
+        Ok(Machine {
+            user,
+            storage,
+            group: group.to_owned(),
+            log,
+            applied,
+            membership,
+            flushed,
+        })
     }
 
     fn apply_batch(&mut self, batch: Vec<EntryResponder<Types>>) -> io::Result<()> {
@@ -50,7 +68,10 @@ impl<S: StateMachine> Machine<S> {
             self.applied = Some(id);
             let is_command = match entry.payload {
                 EntryPayload::Normal(Payload(payload)) => {
-                    commands.push(Committed { index: id.index(), payload });
+                    commands.push(Committed {
+                        index: id.index(),
+                        payload,
+                    });
                     true
                 }
                 EntryPayload::Membership(membership) => {
@@ -62,16 +83,27 @@ impl<S: StateMachine> Machine<S> {
             responders.push((is_command, responder));
         }
         let mut writes = StateWrites::new(&self.storage, &self.group);
-        let mut replies = if commands.is_empty() { Vec::new() } else { self.user.apply(&commands, &mut writes) }.into_iter();
-        let applied = codec::applied_to_disk(self.applied.as_ref(), &self.membership).encode_to_vec();
+        let mut replies = if commands.is_empty() {
+            Vec::new()
+        } else {
+            self.user.apply(&commands, &mut writes)
+        }
+        .into_iter();
+        let applied =
+            codec::applied_to_disk(self.applied.as_ref(), &self.membership).encode_to_vec();
         if let Err(error) = writes.commit(&applied) {
-            (self.storage.on_failure)(&format!("the state of {} could not be written: {error}", self.group));
+            (self.storage.on_failure)(&format!(
+                "the state of {} could not be written: {error}",
+                self.group
+            ));
             return Err(io::Error::other(error));
         }
         for (is_command, responder) in responders {
             let reply = if is_command { replies.next() } else { None };
             if let Some(responder) = responder {
-                responder.send(Answer(Mutex::new(reply.map(|reply| Box::new(reply) as Box<dyn std::any::Any + Send>))));
+                responder.send(Answer(Mutex::new(
+                    reply.map(|reply| Box::new(reply) as Box<dyn std::any::Any + Send>),
+                )));
             }
         }
         if let Some(applied) = self.applied {
@@ -86,7 +118,9 @@ impl<S: StateMachine + Sync> RaftStateMachine<Types> for Machine<S> {
     type SnapshotData = ();
     type SnapshotBuilder = Flusher;
 
-    async fn applied_state(&mut self) -> Result<(Option<Id>, StoredMembershipOf<Types>), io::Error> {
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<Id>, StoredMembershipOf<Types>), io::Error> {
         Ok((self.applied, self.membership.clone()))
     }
 
@@ -102,7 +136,11 @@ impl<S: StateMachine + Sync> RaftStateMachine<Types> for Machine<S> {
                 self.apply_batch(std::mem::take(&mut batch))?;
             }
         }
-        if batch.is_empty() { Ok(()) } else { self.apply_batch(batch) }
+        if batch.is_empty() {
+            Ok(())
+        } else {
+            self.apply_batch(batch)
+        }
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Flusher> {
@@ -110,18 +148,34 @@ impl<S: StateMachine + Sync> RaftStateMachine<Types> for Machine<S> {
     }
 
     async fn get_snapshot_builder(&mut self) -> Flusher {
-        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        let meta = SnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+        };
         self.flushed = Some(meta.clone());
         self.log.take_bytes_since_snapshot();
-        Flusher { storage: self.storage.clone(), meta }
+        Flusher {
+            storage: self.storage.clone(),
+            meta,
+        }
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<Types>, _snapshot: ()) -> Result<(), io::Error> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "snapshots do not travel between nodes in this version"))
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMetaOf<Types>,
+        _snapshot: (),
+    ) -> Result<(), io::Error> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "snapshots do not travel between nodes in this version",
+        ))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, ()>>, io::Error> {
-        Ok(self.flushed.clone().map(|meta| Snapshot { meta, snapshot: () }))
+        Ok(self
+            .flushed
+            .clone()
+            .map(|meta| Snapshot { meta, snapshot: () }))
     }
 }
 
@@ -136,11 +190,16 @@ impl RaftSnapshotBuilder<Types> for Flusher {
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, ()>, io::Error> {
         let storage = self.storage.clone();
-        let flushed = tokio::task::spawn_blocking(move || storage.flush_states()).await.map_err(io::Error::other)?;
+        let flushed = tokio::task::spawn_blocking(move || storage.flush_states())
+            .await
+            .map_err(io::Error::other)?;
         if let Err(error) = flushed {
             (self.storage.on_failure)(&format!("the states could not be flushed: {error}"));
             return Err(io::Error::other(error));
         }
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: () })
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: (),
+        })
     }
 }

@@ -6,7 +6,9 @@ use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::error::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::BasicNode;
 use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
 use openraft::{AnyError, OptionalSend};
 
 use crate::codec::Types;
@@ -19,7 +21,10 @@ pub(crate) struct NoPeer {
 
 impl NoPeer {
     fn unreachable(&self) -> Unreachable<Types> {
-        Unreachable::new(&AnyError::error(format!("node {} cannot be reached: this version has no transport", self.target)))
+        Unreachable::new(&AnyError::error(format!(
+            "node {} cannot be reached: this version has no transport",
+            self.target
+        )))
     }
 }
 

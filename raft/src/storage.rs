@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use rocksdb::{
-    ColumnFamilyDescriptor, ColumnFamilyRef, DB, DBCompressionType, DBRecoveryMode, Direction, FlushOptions,
-    IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+    ColumnFamilyDescriptor, ColumnFamilyRef, DB, DBCompressionType, DBRecoveryMode, Direction,
+    FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::writer::{self, Queue};
@@ -66,7 +66,9 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// A newer or foreign format.
-    #[error("{path} holds data of format {found:?}, and this version reads {FORMAT_NAME:?} only: it was left untouched")]
+    #[error(
+        "{path} holds data of format {found:?}, and this version reads {FORMAT_NAME:?} only: it was left untouched"
+    )]
     Format {
         /// The data directory.
         path: PathBuf,
@@ -91,7 +93,9 @@ pub(crate) struct Inner {
 
 impl Inner {
     pub(crate) fn column(&self, column: Column) -> ColumnFamilyRef<'_> {
-        self.db.cf_handle(COLUMNS[column as usize]).expect("opened with all its column families")
+        self.db
+            .cf_handle(COLUMNS[column as usize])
+            .expect("opened with all its column families")
     }
 }
 
@@ -113,20 +117,32 @@ impl Storage {
         let engine = |error: &dyn ToString| {
             let message = error.to_string();
             if message.contains("lock") && (message.contains("LOCK") || message.contains("hold")) {
-                return OpenError::InUse { path: path.to_owned() };
+                return OpenError::InUse {
+                    path: path.to_owned(),
+                };
             }
-            OpenError::Engine { path: path.to_owned(), message }
+            OpenError::Engine {
+                path: path.to_owned(),
+                message,
+            }
         };
         std::fs::create_dir_all(path).map_err(|error| engine(&error))?;
         let fresh = !path.join("CURRENT").exists();
         if !fresh {
             let known = DB::list_cf(&Options::default(), path).map_err(|error| engine(&error))?;
-            if let Some(unknown) = known.iter().find(|name| *name != "default" && !COLUMNS.contains(&name.as_str())) {
-                return Err(OpenError::Format { path: path.to_owned(), found: format!("column family {unknown}") });
+            if let Some(unknown) = known
+                .iter()
+                .find(|name| *name != "default" && !COLUMNS.contains(&name.as_str()))
+            {
+                return Err(OpenError::Format {
+                    path: path.to_owned(),
+                    found: format!("column family {unknown}"),
+                });
             }
         }
         let columns = COLUMNS.map(|name| ColumnFamilyDescriptor::new(name, column_options(name)));
-        let db = DB::open_cf_descriptors(&database_options(), path, columns).map_err(|error| engine(&error))?;
+        let db = DB::open_cf_descriptors(&database_options(), path, columns)
+            .map_err(|error| engine(&error))?;
         let inner = Arc::new(Inner { db });
         let found = inner.db.get(FORMAT_KEY).map_err(|error| engine(&error))?;
         match found {
@@ -134,32 +150,55 @@ impl Storage {
             None if fresh || is_empty(&inner).map_err(|error| engine(&error))? => {
                 let mut synced = WriteOptions::default();
                 synced.set_sync(options.fsync);
-                inner.db.put_opt(FORMAT_KEY, FORMAT, &synced).map_err(|error| engine(&error))?;
+                inner
+                    .db
+                    .put_opt(FORMAT_KEY, FORMAT, &synced)
+                    .map_err(|error| engine(&error))?;
             }
             Some(format) if format == FORMAT => {}
             other => {
-                let found = other.map_or_else(String::new, |found| String::from_utf8_lossy(&found).into_owned());
-                return Err(OpenError::Format { path: path.to_owned(), found });
+                let found = other.map_or_else(String::new, |found| {
+                    String::from_utf8_lossy(&found).into_owned()
+                });
+                return Err(OpenError::Format {
+                    path: path.to_owned(),
+                    found,
+                });
             }
         }
-        let (queue, thread) = writer::start(Arc::clone(&inner), options.fsync, Arc::clone(&options.on_failure))
-            .map_err(|error| engine(&error))?;
+        let (queue, thread) = writer::start(
+            Arc::clone(&inner),
+            options.fsync,
+            Arc::clone(&options.on_failure),
+        )
+        .map_err(|error| engine(&error))?;
         let writer = Arc::new(Mutex::new(Some(thread)));
-        Ok(Storage { inner, queue, on_failure: options.on_failure, writer })
+        Ok(Storage {
+            inner,
+            queue,
+            on_failure: options.on_failure,
+            writer,
+        })
     }
 
     /// Reads the state and the events of `group`.
     #[must_use]
     pub fn reader(&self, group: &str) -> StateReader {
-        StateReader { inner: Arc::clone(&self.inner), prefix: prefix(group) }
+        StateReader {
+            inner: Arc::clone(&self.inner),
+            prefix: prefix(group),
+        }
     }
 
     /// Makes all states durable as they are, each with its applied index.
     pub(crate) fn flush_states(&self) -> Result<(), rocksdb::Error> {
-        let columns = [Column::Log, Column::Meta, Column::State, Column::Events].map(|column| self.inner.column(column));
+        let columns = [Column::Log, Column::Meta, Column::State, Column::Events]
+            .map(|column| self.inner.column(column));
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.inner.db.flush_cfs_opt(&columns.iter().collect::<Vec<_>>(), &options)
+        self.inner
+            .db
+            .flush_cfs_opt(&columns.iter().collect::<Vec<_>>(), &options)
     }
 
     /// Flushes everything, so that the next start has nothing to replay. Call after the groups are shut down.
@@ -168,13 +207,23 @@ impl Storage {
             tracing::warn!(%error, "The last flush failed; the log brings back what is missing.");
         }
         // The writer ends when the last group has let go of its queue; it writes nothing after what it was given.
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let _writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 }
 
 fn is_empty(inner: &Inner) -> Result<bool, rocksdb::Error> {
     for column in [Column::Log, Column::Meta, Column::State, Column::Events] {
-        if inner.db.iterator_cf(&inner.column(column), IteratorMode::Start).next().transpose()?.is_some() {
+        if inner
+            .db
+            .iterator_cf(&inner.column(column), IteratorMode::Start)
+            .next()
+            .transpose()?
+            .is_some()
+        {
             return Ok(false);
         }
     }
@@ -205,14 +254,21 @@ fn column_options(name: &str) -> Options {
     } else {
         DBCompressionType::Lz4
     });
-    options.set_write_buffer_size(if name == COLUMNS[Column::Meta as usize] { 4 << 20 } else { 64 << 20 });
+    options.set_write_buffer_size(if name == COLUMNS[Column::Meta as usize] {
+        4 << 20
+    } else {
+        64 << 20
+    });
     options.set_max_write_buffer_number(4);
     options
 }
 
 /// Ends a group's name in keys, so that no name is the beginning of another.
 pub(crate) fn prefix(group: &str) -> Vec<u8> {
-    assert!(!group.contains('\0') && !group.is_empty(), "a group's name ends where a NUL stands");
+    assert!(
+        !group.contains('\0') && !group.is_empty(),
+        "a group's name ends where a NUL stands"
+    );
     [group.as_bytes(), &[0]].concat()
 }
 
@@ -234,13 +290,18 @@ const APPLIED: u8 = b'a';
 
 impl StateWrites {
     pub(crate) fn new(storage: &Storage, group: &str) -> Self {
-        StateWrites { inner: Arc::clone(&storage.inner), prefix: prefix(group), batch: WriteBatch::default() }
+        StateWrites {
+            inner: Arc::clone(&storage.inner),
+            prefix: prefix(group),
+            batch: WriteBatch::default(),
+        }
     }
 
     /// Sets `key`.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         let key = [&self.prefix, &[USER][..], key].concat();
-        self.batch.put_cf(&self.inner.column(Column::State), key, value);
+        self.batch
+            .put_cf(&self.inner.column(Column::State), key, value);
     }
 
     /// Removes `key`.
@@ -251,18 +312,24 @@ impl StateWrites {
 
     /// Adds a record to the event log.
     pub fn append_event(&mut self, offset: u64, record: &[u8]) {
-        self.batch.put_cf(&self.inner.column(Column::Events), numbered(&self.prefix, offset), record);
+        self.batch.put_cf(
+            &self.inner.column(Column::Events),
+            numbered(&self.prefix, offset),
+            record,
+        );
     }
 
     /// Lets go of the events below `offset`.
     pub fn purge_events_below(&mut self, offset: u64) {
         let (from, to) = (numbered(&self.prefix, 0), numbered(&self.prefix, offset));
-        self.batch.delete_range_cf(&self.inner.column(Column::Events), from, to);
+        self.batch
+            .delete_range_cf(&self.inner.column(Column::Events), from, to);
     }
 
     pub(crate) fn commit(mut self, applied: &[u8]) -> Result<(), rocksdb::Error> {
         let key = [&self.prefix, &[APPLIED][..]].concat();
-        self.batch.put_cf(&self.inner.column(Column::State), key, applied);
+        self.batch
+            .put_cf(&self.inner.column(Column::State), key, applied);
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         self.inner.db.write_opt(self.batch, &options)
@@ -286,10 +353,14 @@ impl StateReader {
         let from = [&self.prefix, &[USER][..], prefix].concat();
         let mut options = ReadOptions::default();
         options.set_total_order_seek(true);
-        let rows =
-            self.inner.db.iterator_cf_opt(&self.inner.column(Column::State), options, IteratorMode::From(&from, Direction::Forward));
+        let rows = self.inner.db.iterator_cf_opt(
+            &self.inner.column(Column::State),
+            options,
+            IteratorMode::From(&from, Direction::Forward),
+        );
         for row in rows {
-            let (key, value) = row.unwrap_or_else(|error| panic!("the store cannot be read: {error}"));
+            let (key, value) =
+                row.unwrap_or_else(|error| panic!("the store cannot be read: {error}"));
             if !key.starts_with(&from) {
                 break;
             }
@@ -303,18 +374,28 @@ impl StateReader {
     /// The engine's, if the store cannot be read.
     pub fn events(&self, from: u64, max: usize) -> std::io::Result<Vec<(u64, Bytes)>> {
         let start = numbered(&self.prefix, from);
-        let rows =
-            self.inner.db.iterator_cf(&self.inner.column(Column::Events), IteratorMode::From(&start, Direction::Forward));
+        let rows = self.inner.db.iterator_cf(
+            &self.inner.column(Column::Events),
+            IteratorMode::From(&start, Direction::Forward),
+        );
         let mut events = Vec::new();
         for row in rows.take(max) {
             let (key, value) = row.map_err(std::io::Error::other)?;
-            let Some(offset) = key.strip_prefix(&self.prefix[..]).and_then(|rest| rest.try_into().ok()) else { break };
+            let Some(offset) = key
+                .strip_prefix(&self.prefix[..])
+                .and_then(|rest| rest.try_into().ok())
+            else {
+                break;
+            };
             events.push((u64::from_be_bytes(offset), Bytes::from(value.into_vec())));
         }
         Ok(events)
     }
 
     pub(crate) fn applied(&self) -> Result<Option<Vec<u8>>, rocksdb::Error> {
-        self.inner.db.get_cf(&self.inner.column(Column::State), [&self.prefix, &[APPLIED][..]].concat())
+        self.inner.db.get_cf(
+            &self.inner.column(Column::State),
+            [&self.prefix, &[APPLIED][..]].concat(),
+        )
     }
 }

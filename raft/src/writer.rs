@@ -51,38 +51,44 @@ pub(crate) fn start(
     on_failure: Arc<dyn Fn(&str) + Send + Sync>,
 ) -> io::Result<(Queue, JoinHandle<()>)> {
     let (queue, submissions) = mpsc::channel::<Submission>();
-    let thread = std::thread::Builder::new().name("raft-writer".into()).spawn(move || {
-        while let Ok(first) = submissions.recv() {
-            let mut round = vec![first];
-            let mut bytes = size(&round[0]);
-            while round.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
-                let Ok(next) = submissions.try_recv() else { break };
-                bytes += size(&next);
-                round.push(next);
-            }
-            if let Err(error) = write(&store, &round, fsync) {
-                on_failure(&format!("the Raft log could not be written: {error}"));
-                let failed = |done: Done| {
-                    if let Done::Flushed(callback) = done {
-                        callback.io_completed(Err(io::Error::other(error.to_string())));
+    let thread = std::thread::Builder::new()
+        .name("raft-writer".into())
+        .spawn(move || {
+            while let Ok(first) = submissions.recv() {
+                let mut round = vec![first];
+                let mut bytes = size(&round[0]);
+                while round.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
+                    let Ok(next) = submissions.try_recv() else {
+                        break;
+                    };
+                    bytes += size(&next);
+                    round.push(next);
+                }
+                if let Err(error) = write(&store, &round, fsync) {
+                    on_failure(&format!("the Raft log could not be written: {error}"));
+                    let failed = |done: Done| {
+                        if let Done::Flushed(callback) = done {
+                            callback.io_completed(Err(io::Error::other(error.to_string())));
+                        }
+                    };
+                    round
+                        .into_iter()
+                        .for_each(|submission| failed(submission.done));
+                    return;
+                }
+                metrics::counter!("meridian_raft_flushes_total").increment(1);
+                for submission in round {
+                    match submission.done {
+                        Done::Flushed(callback) => callback.io_completed(Ok(())),
+                        Done::Told(sender) => {
+                            // Whoever waited may be gone; the change stands.
+                            let _gone = sender.send(());
+                        }
+                        Done::Nobody => {}
                     }
-                };
-                round.into_iter().for_each(|submission| failed(submission.done));
-                return;
-            }
-            metrics::counter!("meridian_raft_flushes_total").increment(1);
-            for submission in round {
-                match submission.done {
-                    Done::Flushed(callback) => callback.io_completed(Ok(())),
-                    Done::Told(sender) => {
-                        // Whoever waited may be gone; the change stands.
-                        let _gone = sender.send(());
-                    }
-                    Done::Nobody => {}
                 }
             }
-        }
-    })?;
+        })?;
     Ok((queue, thread))
 }
 
@@ -91,11 +97,18 @@ fn write(store: &Inner, round: &[Submission], fsync: bool) -> Result<(), rocksdb
     for change in round.iter().flat_map(|submission| &submission.changes) {
         match change {
             Change::Put(column, key, value) => batch.put_cf(&column_of(store, *column), key, value),
-            Change::DeleteRange(column, from, to) => batch.delete_range_cf(&column_of(store, *column), from, to),
+            Change::DeleteRange(column, from, to) => {
+                batch.delete_range_cf(&column_of(store, *column), from, to)
+            }
         }
     }
     let mut options = WriteOptions::default();
-    options.set_sync(fsync && round.iter().any(|submission| !matches!(submission.done, Done::Nobody)));
+    options.set_sync(
+        fsync
+            && round
+                .iter()
+                .any(|submission| !matches!(submission.done, Done::Nobody)),
+    );
     store.db.write_opt(batch, &options)
 }
 

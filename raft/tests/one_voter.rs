@@ -5,7 +5,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use meridian_raft::{Committed, Group, GroupOptions, OpenError, StateMachine, StateReader, StateWrites, Storage, StorageOptions};
+use meridian_raft::{
+    Committed, Group, GroupOptions, OpenError, StateMachine, StateReader, StateWrites, Storage,
+    StorageOptions,
+};
 
 /// Chains all commands into one number, so that a lost, repeated or exchanged command shows.
 #[derive(Default)]
@@ -27,7 +30,10 @@ impl StateMachine for Chain {
             self.count += 1;
             replies.push((self.count, self.value));
         }
-        writes.put(b"chain", &[self.count.to_be_bytes(), self.value.to_be_bytes()].concat());
+        writes.put(
+            b"chain",
+            &[self.count.to_be_bytes(), self.value.to_be_bytes()].concat(),
+        );
         replies
     }
 
@@ -40,9 +46,18 @@ impl StateMachine for Chain {
 }
 
 async fn open(storage: &Storage, flush_after_entries: u64) -> Group<Chain> {
-    let options = GroupOptions { flush_after_entries, keep_entries: 10, ..GroupOptions::new(1) };
-    let group = Group::open(storage, "hel", &options, Chain::default()).await.expect("opens");
-    group.wait_until_leader(Duration::from_secs(5)).await.expect("leads");
+    let options = GroupOptions {
+        flush_after_entries,
+        keep_entries: 10,
+        ..GroupOptions::new(1)
+    };
+    let group = Group::open(storage, "hel", &options, Chain::default())
+        .await
+        .expect("opens");
+    group
+        .wait_until_leader(Duration::from_secs(5))
+        .await
+        .expect("leads");
     group
 }
 
@@ -61,7 +76,10 @@ async fn what_100_proposers_were_told_is_there_after_a_restart() {
             tokio::spawn(async move {
                 let mut last = (0, 0);
                 for _ in 0..100 {
-                    last = group.propose(Bytes::from(vec![proposer; 200])).await.expect("applied");
+                    last = group
+                        .propose(Bytes::from(vec![proposer; 200]))
+                        .await
+                        .expect("applied");
                 }
                 last
             })
@@ -72,18 +90,32 @@ async fn what_100_proposers_were_told_is_there_after_a_restart() {
         last = last.max(proposer.await.expect("no panic"));
     }
     assert_eq!(last.0, 10_000);
-    println!("10,000 proposals of 200 bytes from 100 proposers: {:.0}/s", 10_000.0 / begun.elapsed().as_secs_f64());
+    println!(
+        "10,000 proposals of 200 bytes from 100 proposers: {:.0}/s",
+        10_000.0 / begun.elapsed().as_secs_f64()
+    );
     group.shutdown().await;
     drop(group);
     copy(folder.path(), &folder.path().join("crashed"));
 
-    let storage = Storage::open(&folder.path().join("crashed"), StorageOptions::default()).expect("opens the copy");
+    let storage = Storage::open(&folder.path().join("crashed"), StorageOptions::default())
+        .expect("opens the copy");
     let group = open(&storage, 3000).await;
     let again = group.propose(Bytes::new()).await.expect("applied");
-    assert_eq!(again, (10_001, last.1), "an empty command leaves the chain as it was");
-    assert!(group.status().purged_index > 0, "the flush let the log be purged");
+    assert_eq!(
+        again,
+        (10_001, last.1),
+        "an empty command leaves the chain as it was"
+    );
+    assert!(
+        group.status().purged_index > 0,
+        "the flush let the log be purged"
+    );
     let events = storage.reader("hel").events(9_990, 100).expect("readable");
-    assert_eq!(events.iter().map(|event| event.0).collect::<Vec<_>>(), (9_990..=10_000).collect::<Vec<_>>());
+    assert_eq!(
+        events.iter().map(|event| event.0).collect::<Vec<_>>(),
+        (9_990..=10_000).collect::<Vec<_>>()
+    );
 }
 
 /// The files as a kill would leave them: the first store is still open, its memory never flushed.
@@ -102,5 +134,8 @@ async fn a_second_process_is_refused_clearly() {
     let folder = tempfile::tempdir().expect("a folder");
     let _first = Storage::open(folder.path(), StorageOptions::default()).expect("opens");
     let second = Storage::open(folder.path(), StorageOptions::default()).err();
-    assert!(matches!(second, Some(OpenError::InUse { .. })), "{second:?}");
+    assert!(
+        matches!(second, Some(OpenError::InUse { .. })),
+        "{second:?}"
+    );
 }

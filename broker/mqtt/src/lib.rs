@@ -8,8 +8,8 @@
 pub mod codec;
 pub mod packet;
 pub mod reason;
-pub mod text;
 pub mod session;
+pub mod text;
 pub mod topic;
 pub mod topic_map;
 pub mod topic_tree;

@@ -68,7 +68,10 @@ impl Admission {
                     }
                     Verdict::Duplicate => admitted.duplicates += 1,
                     Verdict::Reject(reason) => {
-                        admitted.rejected.push(Rejected { ts_ms: fix.ts_ms, reason: reason.to_string() });
+                        admitted.rejected.push(Rejected {
+                            ts_ms: fix.ts_ms,
+                            reason: reason.to_string(),
+                        });
                     }
                 }
                 fixes.next();
@@ -90,7 +93,13 @@ impl Admission {
     }
 
     /// Marks that a publish of `device` goes through the log for another reason than its fixes, which all go along.
-    pub fn follow(&mut self, device: &str, region: &str, fixes: &[Fix], resend: bool) -> log::Fixes {
+    pub fn follow(
+        &mut self,
+        device: &str,
+        region: &str,
+        fixes: &[Fix],
+        resend: bool,
+    ) -> log::Fixes {
         *self.in_flight.entry(device.to_owned()).or_default() += 1;
         log::Fixes {
             device: device.to_owned(),
@@ -121,7 +130,10 @@ impl Admission {
             && let Some((device, pending)) = self.pending.pop_first()
         {
             *self.in_flight.entry(device.clone()).or_default() += 1;
-            devices.push(log::SeenDevice { device, pending: Some(suppressed_to_log(&pending)) });
+            devices.push(log::SeenDevice {
+                device,
+                pending: Some(suppressed_to_log(&pending)),
+            });
         }
         (!devices.is_empty()).then_some(log::LastSeen { devices })
     }

@@ -73,9 +73,17 @@ pub fn properties_from_message(message: &log::Message) -> PublishProperties {
         payload_is_utf8: message.payload_is_utf8,
         message_expiry_s: message.message_expiry_s,
         content_type: message.content_type.as_ref().and_then(text),
-        response_topic: message.response_topic.as_ref().and_then(text).and_then(|text| TopicName::new(text).ok()),
+        response_topic: message
+            .response_topic
+            .as_ref()
+            .and_then(text)
+            .and_then(|text| TopicName::new(text).ok()),
         correlation_data: message.correlation_data.clone(),
-        user: message.user.iter().filter_map(|pair| Some((text(&pair.name)?, text(&pair.value)?))).collect(),
+        user: message
+            .user
+            .iter()
+            .filter_map(|pair| Some((text(&pair.name)?, text(&pair.value)?)))
+            .collect(),
     };
     PublishProperties((properties != MessageProperties::default()).then(|| Box::new(properties)))
 }

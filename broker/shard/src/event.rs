@@ -34,9 +34,15 @@ impl EventLog {
     ) {
         let offset = self.next;
         self.next += 1;
-        let event = log::Event { at_ms, body: Some(body) };
+        let event = log::Event {
+            at_ms,
+            body: Some(body),
+        };
         writes.append_event(offset, &event.encode_to_vec());
-        effects.push(Effect::Event { offset, event: Arc::new(event) });
+        effects.push(Effect::Event {
+            offset,
+            event: Arc::new(event),
+        });
     }
 
     /// Lets go of what lies below `offset`, as far as it is there.

@@ -47,7 +47,10 @@ pub struct FenceStore {
 
 impl FenceStore {
     pub(crate) fn restore(store: &dyn Reads, revision: u64) -> Self {
-        let mut fences = FenceStore { fences: BTreeMap::new(), revision };
+        let mut fences = FenceStore {
+            fences: BTreeMap::new(),
+            revision,
+        };
         store.scan(keys::FENCE, &mut |_, value| {
             if let Ok(record) = log::FenceRecord::decode(value) {
                 fences.insert(record);
@@ -62,15 +65,21 @@ impl FenceStore {
             return false;
         }
         self.revision = put.revision;
-        let removes: Vec<String> =
-            if put.replace_all { self.fences.keys().cloned().collect() } else { put.removes.clone() };
+        let removes: Vec<String> = if put.replace_all {
+            self.fences.keys().cloned().collect()
+        } else {
+            put.removes.clone()
+        };
         for id in removes {
             if self.fences.remove(&id).is_some() {
                 writes.delete(&keys::named(keys::FENCE, &id));
             }
         }
         for record in &put.upserts {
-            writes.put(&keys::named(keys::FENCE, &record.id), &record.encode_to_vec());
+            writes.put(
+                &keys::named(keys::FENCE, &record.id),
+                &record.encode_to_vec(),
+            );
             self.insert(record.clone());
         }
         true
@@ -79,7 +88,13 @@ impl FenceStore {
     fn insert(&mut self, record: log::FenceRecord) {
         // Validated before it was proposed; a record that cannot be read is no fence on any replica.
         if let Ok(fence) = Fence::from_geojson(&record.feature_json, record.rev) {
-            self.fences.insert(record.id.clone(), Stored { fence: Arc::new(fence), record });
+            self.fences.insert(
+                record.id.clone(),
+                Stored {
+                    fence: Arc::new(fence),
+                    record,
+                },
+            );
         }
     }
 
@@ -90,7 +105,9 @@ impl FenceStore {
     /// The fence `id`.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<(&log::FenceRecord, &Arc<Fence>)> {
-        self.fences.get(id).map(|stored| (&stored.record, &stored.fence))
+        self.fences
+            .get(id)
+            .map(|stored| (&stored.record, &stored.fence))
     }
 
     /// All fences by id.

@@ -31,7 +31,9 @@ impl MetaState {
         store.scan(keys::META, &mut |_, value| {
             revision = log::ShardMeta::decode(value).map_or(revision, |meta| meta.fences_revision);
         });
-        MetaState { fences: FenceStore::restore(store, revision) }
+        MetaState {
+            fences: FenceStore::restore(store, revision),
+        }
     }
 
     /// Applies one entry of the meta log. Pure: every replica gives the same answer.
@@ -42,7 +44,10 @@ impl MetaState {
             record.rev = put.revision;
         }
         self.fences.put(&put, writes);
-        let meta = log::ShardMeta { fences_revision: self.fences.revision, ..Default::default() };
+        let meta = log::ShardMeta {
+            fences_revision: self.fences.revision,
+            ..Default::default()
+        };
         writes.put(keys::META, &meta.encode_to_vec());
         MetaReply { put_fences: put }
     }

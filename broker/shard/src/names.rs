@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::keys;
 use crate::log::Once;
 use crate::store::{Reads, Writes};
-use crate::keys;
 
 /// The names that this shard knows, by client.
 #[derive(Debug, Default)]
@@ -17,7 +17,11 @@ impl Names {
         let mut names = Names::default();
         store.scan(keys::NAME, &mut |key, _| {
             if let Some((client_id, epoch, packet_id)) = keys::split_once(key) {
-                names.0.entry(client_id.to_owned()).or_default().insert((epoch, packet_id));
+                names
+                    .0
+                    .entry(client_id.to_owned())
+                    .or_default()
+                    .insert((epoch, packet_id));
             }
         });
         names
@@ -25,15 +29,24 @@ impl Names {
 
     /// Whether the name is new; it is known from now on.
     pub(crate) fn claim(&mut self, once: &Once, writes: &mut dyn Writes) -> bool {
-        let new = self.0.entry(once.client_id.clone()).or_default().insert((once.epoch, once.packet_id));
+        let new = self
+            .0
+            .entry(once.client_id.clone())
+            .or_default()
+            .insert((once.epoch, once.packet_id));
         if new {
-            writes.put(&keys::once(&once.client_id, once.epoch, once.packet_id), &[]);
+            writes.put(
+                &keys::once(&once.client_id, once.epoch, once.packet_id),
+                &[],
+            );
         }
         new
     }
 
     pub(crate) fn release(&mut self, once: &Once, writes: &mut dyn Writes) {
-        let Some(names) = self.0.get_mut(&once.client_id) else { return };
+        let Some(names) = self.0.get_mut(&once.client_id) else {
+            return;
+        };
         if names.remove(&(once.epoch, once.packet_id)) {
             writes.delete(&keys::once(&once.client_id, once.epoch, once.packet_id));
         }
@@ -44,7 +57,9 @@ impl Names {
 
     /// Lets go of the names of packets of all the client's sessions up to `epoch`. Wills keep theirs until confirmed.
     pub(crate) fn forget(&mut self, client_id: &str, epoch: u64, writes: &mut dyn Writes) {
-        let Some(names) = self.0.get_mut(client_id) else { return };
+        let Some(names) = self.0.get_mut(client_id) else {
+            return;
+        };
         names.retain(|&(of, packet_id)| {
             let keep = of > epoch || packet_id == 0;
             if !keep {
@@ -64,6 +79,8 @@ impl Names {
 
     /// Whether this name is taken.
     pub(crate) fn holds(&self, client_id: &str, epoch: u64, packet_id: u32) -> bool {
-        self.0.get(client_id).is_some_and(|names| names.contains(&(epoch, packet_id)))
+        self.0
+            .get(client_id)
+            .is_some_and(|names| names.contains(&(epoch, packet_id)))
     }
 }

@@ -20,9 +20,10 @@ impl RetainedMessages {
     pub(crate) fn restore(store: &dyn Reads) -> Self {
         let mut retained = RetainedMessages::default();
         store.scan(keys::RETAINED, &mut |key, value| {
-            if let (Some(topic), Ok(message)) =
-                (keys::name(keys::RETAINED, key).and_then(topic_name), log::Retained::decode(value))
-            {
+            if let (Some(topic), Ok(message)) = (
+                keys::name(keys::RETAINED, key).and_then(topic_name),
+                log::Retained::decode(value),
+            ) {
                 retained.0.insert(topic, message);
             }
         });
@@ -31,7 +32,9 @@ impl RetainedMessages {
 
     /// A message with an empty payload clears the topic [MQTT-3.3.1-6].
     pub(crate) fn put_message(&mut self, message: &log::Message, writes: &mut dyn Writes) {
-        let Some(topic) = topic_name(&message.topic) else { return };
+        let Some(topic) = topic_name(&message.topic) else {
+            return;
+        };
         let key = keys::named(keys::RETAINED, &message.topic);
         if message.payload.is_empty() {
             if self.0.remove(&topic).is_some() {
@@ -39,7 +42,9 @@ impl RetainedMessages {
             }
             return;
         }
-        let retained = log::Retained { body: Some(log::retained::Body::Message(message.clone())) };
+        let retained = log::Retained {
+            body: Some(log::retained::Body::Message(message.clone())),
+        };
         writes.put(&key, &retained.encode_to_vec());
         self.0.insert(topic, retained);
     }
@@ -50,9 +55,16 @@ impl RetainedMessages {
         position: &meridian_proto::v1::EnrichedPosition,
         writes: &mut dyn Writes,
     ) {
-        let Some(name) = topic_name(topic) else { return };
-        let retained = log::Retained { body: Some(log::retained::Body::Position(position.clone())) };
-        writes.put(&keys::named(keys::RETAINED, topic), &retained.encode_to_vec());
+        let Some(name) = topic_name(topic) else {
+            return;
+        };
+        let retained = log::Retained {
+            body: Some(log::retained::Body::Position(position.clone())),
+        };
+        writes.put(
+            &keys::named(keys::RETAINED, topic),
+            &retained.encode_to_vec(),
+        );
         self.0.insert(name, retained);
     }
 
@@ -65,9 +77,11 @@ impl RetainedMessages {
     ) {
         let all = self.0.try_for_each_match(filter, |topic, retained| {
             let expired = match &retained.body {
-                Some(log::retained::Body::Message(message)) => message
-                    .message_expiry_s
-                    .is_some_and(|expiry_s| message.received_ms + 1000 * i64::from(expiry_s) <= now_ms),
+                Some(log::retained::Body::Message(message)) => {
+                    message.message_expiry_s.is_some_and(|expiry_s| {
+                        message.received_ms + 1000 * i64::from(expiry_s) <= now_ms
+                    })
+                }
                 Some(log::retained::Body::Position(_)) | None => false,
             };
             if !expired {

@@ -10,9 +10,9 @@ use std::num::NonZeroU16;
 use prost::Message as _;
 
 use crate::effect::{DropReason, Effect, OpenedSession, Reply};
+use crate::keys;
 use crate::log;
 use crate::store::{Reads, Writes};
-use crate::keys;
 
 /// Session expiry that never comes [MQTT-3.1.2.11.2].
 const NEVER: u32 = u32::MAX;
@@ -24,7 +24,10 @@ const NEVER: u32 = u32::MAX;
 #[must_use]
 pub fn packet_id_of(seq: u64) -> NonZeroU16 {
     let id = (seq - 1) % u64::from(u16::MAX) + 1;
-    u16::try_from(id).ok().and_then(NonZeroU16::new).expect("1…65,535 by the modulus")
+    u16::try_from(id)
+        .ok()
+        .and_then(NonZeroU16::new)
+        .expect("1…65,535 by the modulus")
 }
 
 /// One session.
@@ -62,17 +65,27 @@ impl Sessions {
         let mut sessions = Sessions::default();
         store.scan(keys::SESSION, &mut |_, value| {
             if let Ok(record) = log::Session::decode(value) {
-                let session = Session { queue: BTreeMap::new(), queue_bytes: 0, next_seq: 1, record };
+                let session = Session {
+                    queue: BTreeMap::new(),
+                    queue_bytes: 0,
+                    next_seq: 1,
+                    record,
+                };
                 if let Some(due) = session.due_ms() {
-                    sessions.timers.insert((due, session.record.client_id.clone()));
+                    sessions
+                        .timers
+                        .insert((due, session.record.client_id.clone()));
                 }
-                sessions.by_client.insert(session.record.client_id.clone(), session);
+                sessions
+                    .by_client
+                    .insert(session.record.client_id.clone(), session);
             }
         });
         store.scan(keys::QUEUE, &mut |key, value| {
-            if let (Some((client_id, seq)), Ok(entry)) =
-                (keys::split_numbered(keys::QUEUE, key), log::QueueEntry::decode(value))
-                && let Some(session) = sessions.by_client.get_mut(client_id)
+            if let (Some((client_id, seq)), Ok(entry)) = (
+                keys::split_numbered(keys::QUEUE, key),
+                log::QueueEntry::decode(value),
+            ) && let Some(session) = sessions.by_client.get_mut(client_id)
             {
                 session.queue_bytes += bytes_of(&entry);
                 session.queue.insert(seq, entry);
@@ -86,10 +99,13 @@ impl Sessions {
             }
         });
         store.scan(keys::WILL, &mut |key, value| {
-            if let (Some((client_id, epoch)), Ok(message)) =
-                (keys::split_numbered(keys::WILL, key), log::Message::decode(value))
-            {
-                sessions.leaving.insert((client_id.to_owned(), epoch), message);
+            if let (Some((client_id, epoch)), Ok(message)) = (
+                keys::split_numbered(keys::WILL, key),
+                log::Message::decode(value),
+            ) {
+                sessions
+                    .leaving
+                    .insert((client_id.to_owned(), epoch), message);
             }
         });
         sessions
@@ -105,7 +121,9 @@ impl Sessions {
 
     /// Wills that have not been confirmed.
     pub(crate) fn leaving(&self) -> impl Iterator<Item = (log::Once, &log::Message)> {
-        self.leaving.iter().map(|((client_id, epoch), message)| (will_name(client_id, *epoch), message))
+        self.leaving
+            .iter()
+            .map(|((client_id, epoch), message)| (will_name(client_id, *epoch), message))
     }
 
     /// When [`Sessions::expire`] is next to be called.
@@ -129,7 +147,12 @@ impl Sessions {
         };
         if let Some(old) = self.by_client.get_mut(client_id) {
             // The old connection is being taken over: its will has no delay to wait for [MQTT-3.1.3-9].
-            let overtaken = old.record.connected && old.record.will.as_ref().is_some_and(|will| will.delay_s == 0);
+            let overtaken = old.record.connected
+                && old
+                    .record
+                    .will
+                    .as_ref()
+                    .is_some_and(|will| will.delay_s == 0);
             let expired = old.expires_ms().is_some_and(|expires| expires <= now_ms);
             if overtaken {
                 self.fire_will(client_id, writes, effects);
@@ -140,12 +163,19 @@ impl Sessions {
         }
         let connection_epoch = next_epoch();
         let present = self.by_client.contains_key(client_id);
-        let session = self.by_client.entry(client_id.clone()).or_insert_with(|| Session {
-            record: log::Session { client_id: client_id.clone(), epoch: next_epoch(), ..Default::default() },
-            queue: BTreeMap::new(),
-            queue_bytes: 0,
-            next_seq: 1,
-        });
+        let session = self
+            .by_client
+            .entry(client_id.clone())
+            .or_insert_with(|| Session {
+                record: log::Session {
+                    client_id: client_id.clone(),
+                    epoch: next_epoch(),
+                    ..Default::default()
+                },
+                queue: BTreeMap::new(),
+                queue_bytes: 0,
+                next_seq: 1,
+            });
         if let Some(due) = session.due_ms() {
             self.timers.remove(&(due, client_id.clone()));
         }
@@ -161,7 +191,11 @@ impl Sessions {
             epoch: session.record.epoch,
             connection_epoch,
             subscriptions: session.record.subscriptions.clone(),
-            queue: session.queue.iter().map(|(seq, entry)| (*seq, entry.clone())).collect(),
+            queue: session
+                .queue
+                .iter()
+                .map(|(seq, entry)| (*seq, entry.clone()))
+                .collect(),
         }))
     }
 
@@ -174,7 +208,9 @@ impl Sessions {
         effects: &mut Vec<Effect>,
     ) -> Reply {
         let client_id = &close.client_id;
-        let Some(session) = self.by_client.get_mut(client_id) else { return Reply::Stale };
+        let Some(session) = self.by_client.get_mut(client_id) else {
+            return Reply::Stale;
+        };
         let record = &mut session.record;
         if record.connection_epoch != close.connection_epoch || !record.connected {
             return Reply::Stale;
@@ -185,7 +221,8 @@ impl Sessions {
         match &record.will {
             // Never later than the session's end [MQTT-3.1.3-9].
             Some(will) if close.publish_will => {
-                record.will_due_ms = Some(now_ms + 1000 * i64::from(will.delay_s.min(close.expiry_s)));
+                record.will_due_ms =
+                    Some(now_ms + 1000 * i64::from(will.delay_s.min(close.expiry_s)));
             }
             _ => record.will = None,
         }
@@ -198,15 +235,36 @@ impl Sessions {
     }
 
     /// Does what is due: wills first, then ends.
-    pub(crate) fn expire(&mut self, now_ms: i64, writes: &mut dyn Writes, effects: &mut Vec<Effect>) {
-        while let Some((due, client_id)) = self.timers.first().filter(|(due, _)| *due <= now_ms).cloned() {
+    pub(crate) fn expire(
+        &mut self,
+        now_ms: i64,
+        writes: &mut dyn Writes,
+        effects: &mut Vec<Effect>,
+    ) {
+        while let Some((due, client_id)) = self
+            .timers
+            .first()
+            .filter(|(due, _)| *due <= now_ms)
+            .cloned()
+        {
             self.timers.remove(&(due, client_id.clone()));
-            let Some(session) = self.by_client.get(&client_id) else { continue };
-            if session.record.will_due_ms.is_some_and(|will_due| will_due <= now_ms) {
+            let Some(session) = self.by_client.get(&client_id) else {
+                continue;
+            };
+            if session
+                .record
+                .will_due_ms
+                .is_some_and(|will_due| will_due <= now_ms)
+            {
                 self.fire_will(&client_id, writes, effects);
             }
-            let Some(session) = self.by_client.get(&client_id) else { continue };
-            if session.expires_ms().is_some_and(|expires| expires <= now_ms) {
+            let Some(session) = self.by_client.get(&client_id) else {
+                continue;
+            };
+            if session
+                .expires_ms()
+                .is_some_and(|expires| expires <= now_ms)
+            {
                 self.end(&client_id, writes, effects);
             } else if let Some(due) = session.due_ms() {
                 self.timers.insert((due, client_id));
@@ -221,10 +279,17 @@ impl Sessions {
         writes: &mut dyn Writes,
         effects: &mut Vec<Effect>,
     ) -> Reply {
-        let Some(session) = self.current(&subscribe.client_id, subscribe.session_epoch) else { return Reply::Stale };
+        let Some(session) = self.current(&subscribe.client_id, subscribe.session_epoch) else {
+            return Reply::Stale;
+        };
         for new in &subscribe.subscriptions {
             // An identical filter replaces the subscription [MQTT-3.8.4-3].
-            match session.record.subscriptions.iter_mut().find(|old| old.filter == new.filter) {
+            match session
+                .record
+                .subscriptions
+                .iter_mut()
+                .find(|old| old.filter == new.filter)
+            {
                 Some(old) => *old = new.clone(),
                 None => session.record.subscriptions.push(new.clone()),
             }
@@ -236,11 +301,18 @@ impl Sessions {
         Reply::Done
     }
 
-    pub(crate) fn unsubscribe(&mut self, unsubscribe: &log::Unsubscribe, writes: &mut dyn Writes) -> Reply {
+    pub(crate) fn unsubscribe(
+        &mut self,
+        unsubscribe: &log::Unsubscribe,
+        writes: &mut dyn Writes,
+    ) -> Reply {
         let Some(session) = self.current(&unsubscribe.client_id, unsubscribe.session_epoch) else {
             return Reply::Stale;
         };
-        session.record.subscriptions.retain(|old| !unsubscribe.filters.contains(&old.filter));
+        session
+            .record
+            .subscriptions
+            .retain(|old| !unsubscribe.filters.contains(&old.filter));
         session.save(writes);
         Reply::Done
     }
@@ -259,14 +331,22 @@ impl Sessions {
     }
 
     pub(crate) fn settle(&mut self, settle: &log::Settle, writes: &mut dyn Writes) -> Reply {
-        let Some(session) = self.current(&settle.client_id, settle.session_epoch) else { return Reply::Stale };
+        let Some(session) = self.current(&settle.client_id, settle.session_epoch) else {
+            return Reply::Stale;
+        };
         let client_id = &settle.client_id;
         for seq in &settle.received {
             if let Some(entry) = session.queue.get_mut(seq) {
                 session.queue_bytes -= bytes_of(entry);
                 // Only the identifier is still needed [MQTT-4.3.3-8].
-                *entry = log::QueueEntry { queued: None, released: true };
-                writes.put(&keys::numbered(keys::QUEUE, client_id, *seq), &entry.encode_to_vec());
+                *entry = log::QueueEntry {
+                    queued: None,
+                    released: true,
+                };
+                writes.put(
+                    &keys::numbered(keys::QUEUE, client_id, *seq),
+                    &entry.encode_to_vec(),
+                );
             }
         }
         for seq in &settle.settled {
@@ -279,31 +359,55 @@ impl Sessions {
     }
 
     pub(crate) fn will_published(&mut self, done: &log::WillPublished, writes: &mut dyn Writes) {
-        self.leaving.remove(&(done.client_id.clone(), done.connection_epoch));
-        writes.delete(&keys::numbered(keys::WILL, &done.client_id, done.connection_epoch));
+        self.leaving
+            .remove(&(done.client_id.clone(), done.connection_epoch));
+        writes.delete(&keys::numbered(
+            keys::WILL,
+            &done.client_id,
+            done.connection_epoch,
+        ));
     }
 
     fn current(&mut self, client_id: &str, epoch: u64) -> Option<&mut Session> {
-        self.by_client.get_mut(client_id).filter(|session| session.record.epoch == epoch)
+        self.by_client
+            .get_mut(client_id)
+            .filter(|session| session.record.epoch == epoch)
     }
 
     fn fire_will(&mut self, client_id: &str, writes: &mut dyn Writes, effects: &mut Vec<Effect>) {
-        let Some(session) = self.by_client.get_mut(client_id) else { return };
+        let Some(session) = self.by_client.get_mut(client_id) else {
+            return;
+        };
         session.record.will_due_ms = None;
-        let Some(message) = session.record.will.take().and_then(|will| will.message) else { return };
+        let Some(message) = session.record.will.take().and_then(|will| will.message) else {
+            return;
+        };
         let epoch = session.record.connection_epoch;
         session.save(writes);
-        writes.put(&keys::numbered(keys::WILL, client_id, epoch), &message.encode_to_vec());
-        self.leaving.insert((client_id.to_owned(), epoch), message.clone());
-        effects.push(Effect::WillDue { once: will_name(client_id, epoch), message });
+        writes.put(
+            &keys::numbered(keys::WILL, client_id, epoch),
+            &message.encode_to_vec(),
+        );
+        self.leaving
+            .insert((client_id.to_owned(), epoch), message.clone());
+        effects.push(Effect::WillDue {
+            once: will_name(client_id, epoch),
+            message,
+        });
     }
 
     /// Ends a session: a will that still waits is published now [MQTT-3.1.2-8].
     fn end(&mut self, client_id: &str, writes: &mut dyn Writes, effects: &mut Vec<Effect>) {
-        if self.by_client.get(client_id).is_some_and(|session| session.record.will_due_ms.is_some()) {
+        if self
+            .by_client
+            .get(client_id)
+            .is_some_and(|session| session.record.will_due_ms.is_some())
+        {
             self.fire_will(client_id, writes, effects);
         }
-        let Some(session) = self.by_client.remove(client_id) else { return };
+        let Some(session) = self.by_client.remove(client_id) else {
+            return;
+        };
         if let Some(due) = session.due_ms() {
             self.timers.remove(&(due, client_id.to_owned()));
         }
@@ -312,7 +416,10 @@ impl Sessions {
         }
         writes.delete(&keys::named(keys::SESSION, client_id));
         writes.delete(&keys::named(keys::NEXT_SEQ, client_id));
-        effects.push(Effect::SessionEnded { client_id: client_id.to_owned(), epoch: session.record.epoch });
+        effects.push(Effect::SessionEnded {
+            client_id: client_id.to_owned(),
+            epoch: session.record.epoch,
+        });
     }
 }
 
@@ -329,7 +436,10 @@ impl Session {
         if self.record.connected {
             return None;
         }
-        [self.expires_ms(), self.record.will_due_ms].into_iter().flatten().min()
+        [self.expires_ms(), self.record.will_due_ms]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn enqueue(
@@ -339,39 +449,69 @@ impl Session {
         writes: &mut dyn Writes,
         effects: &mut Vec<Effect>,
     ) {
-        let entry = log::QueueEntry { queued: Some(queued), released: false };
+        let entry = log::QueueEntry {
+            queued: Some(queued),
+            released: false,
+        };
         let bytes = bytes_of(&entry);
         let span_full = self.queue.first_key_value().is_some_and(|(oldest, _)| {
             // Identifiers repeat after 65,535: the oldest message keeps its own.
             self.next_seq - oldest >= u64::from(u16::MAX)
         });
-        if self.queue.len() as u64 >= limits.messages_max || self.queue_bytes + bytes > limits.bytes_max || span_full {
-            effects.push(Effect::Dropped { reason: DropReason::QueueFull });
+        if self.queue.len() as u64 >= limits.messages_max
+            || self.queue_bytes + bytes > limits.bytes_max
+            || span_full
+        {
+            effects.push(Effect::Dropped {
+                reason: DropReason::QueueFull,
+            });
             return;
         }
         let seq = self.next_seq;
         self.next_seq += 1;
-        writes.put(&keys::named(keys::NEXT_SEQ, &self.record.client_id), &self.next_seq.to_be_bytes());
+        writes.put(
+            &keys::named(keys::NEXT_SEQ, &self.record.client_id),
+            &self.next_seq.to_be_bytes(),
+        );
         self.queue_bytes += bytes;
-        writes.put(&keys::numbered(keys::QUEUE, &self.record.client_id, seq), &entry.encode_to_vec());
+        writes.put(
+            &keys::numbered(keys::QUEUE, &self.record.client_id, seq),
+            &entry.encode_to_vec(),
+        );
         if self.record.connected
             && let Some(queued) = entry.queued.clone()
         {
-            effects.push(Effect::Queued { client_id: self.record.client_id.clone(), seq, queued });
+            effects.push(Effect::Queued {
+                client_id: self.record.client_id.clone(),
+                seq,
+                queued,
+            });
         }
         self.queue.insert(seq, entry);
     }
 
     fn save(&self, writes: &mut dyn Writes) {
-        writes.put(&keys::named(keys::SESSION, &self.record.client_id), &self.record.encode_to_vec());
+        writes.put(
+            &keys::named(keys::SESSION, &self.record.client_id),
+            &self.record.encode_to_vec(),
+        );
     }
 }
 
 fn will_name(client_id: &str, connection_epoch: u64) -> log::Once {
-    log::Once { client_id: client_id.to_owned(), epoch: connection_epoch, packet_id: 0 }
+    log::Once {
+        client_id: client_id.to_owned(),
+        epoch: connection_epoch,
+        packet_id: 0,
+    }
 }
 
 fn bytes_of(entry: &log::QueueEntry) -> u64 {
-    let message = entry.queued.as_ref().and_then(|queued| queued.message.as_ref());
-    message.map_or(0, |message| (message.topic.len() + message.payload.len()) as u64)
+    let message = entry
+        .queued
+        .as_ref()
+        .and_then(|queued| queued.message.as_ref());
+    message.map_or(0, |message| {
+        (message.topic.len() + message.payload.len()) as u64
+    })
 }

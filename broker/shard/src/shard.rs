@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meridian_geo_engine::{
-    AlertFacts, Class, Fix, GeoEngine, Located, Observation, PositionCache, Report, Settings, Verdict,
+    AlertFacts, Class, Fix, GeoEngine, Located, Observation, PositionCache, Report, Settings,
+    Verdict,
 };
 use meridian_mqtt::topic::{TopicFilter, TopicName};
 use meridian_proto::v1;
@@ -65,7 +66,10 @@ impl ShardState {
         ShardState {
             shard: shard.to_owned(),
             now_ms: meta.now_ms,
-            events: EventLog { first: meta.first_offset, next: meta.next_offset },
+            events: EventLog {
+                first: meta.first_offset,
+                next: meta.next_offset,
+            },
             next_epoch: meta.next_epoch,
             settings,
             handed: meta.handed.into_iter().collect(),
@@ -81,14 +85,28 @@ impl ShardState {
     /// Applies one entry: the replies to its commands, in their order, and the effects in the order of the log.
     ///
     /// Total: whatever was admitted can be applied.
-    pub fn apply(&mut self, entry: log::Entry, writes: &mut dyn Writes, effects: &mut Vec<Effect>) -> Vec<Reply> {
+    pub fn apply(
+        &mut self,
+        entry: log::Entry,
+        writes: &mut dyn Writes,
+        effects: &mut Vec<Effect>,
+    ) -> Vec<Reply> {
         self.now_ms = self.now_ms.max(entry.proposed_at_ms);
-        let replies = entry.commands.into_iter().map(|command| self.command(command, writes, effects)).collect();
+        let replies = entry
+            .commands
+            .into_iter()
+            .map(|command| self.command(command, writes, effects))
+            .collect();
         writes.put(keys::META, &self.meta().encode_to_vec());
         replies
     }
 
-    fn command(&mut self, command: log::Command, writes: &mut dyn Writes, effects: &mut Vec<Effect>) -> Reply {
+    fn command(
+        &mut self,
+        command: log::Command,
+        writes: &mut dyn Writes,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
         match command.body {
             Some(Body::Publish(publish)) => self.publish(publish, writes, effects),
             Some(Body::Fixes(fixes)) => self.fixes(fixes, writes, effects),
@@ -99,9 +117,12 @@ impl ShardState {
                 Reply::Done
             }
             Some(Body::OpenSession(open)) => {
-                self.sessions.open(&open, &mut self.next_epoch, self.now_ms, writes, effects)
+                self.sessions
+                    .open(&open, &mut self.next_epoch, self.now_ms, writes, effects)
             }
-            Some(Body::CloseSession(close)) => self.sessions.close(&close, self.now_ms, writes, effects),
+            Some(Body::CloseSession(close)) => {
+                self.sessions.close(&close, self.now_ms, writes, effects)
+            }
             Some(Body::Subscribe(subscribe)) => {
                 let limits = self.queue_limits();
                 self.sessions.subscribe(&subscribe, limits, writes, effects)
@@ -139,7 +160,12 @@ impl ShardState {
         }
     }
 
-    fn publish(&mut self, publish: log::Publish, writes: &mut dyn Writes, effects: &mut Vec<Effect>) -> Reply {
+    fn publish(
+        &mut self,
+        publish: log::Publish,
+        writes: &mut dyn Writes,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
         if let Some(once) = &publish.once
             && !self.names.claim(once, writes)
         {
@@ -151,35 +177,66 @@ impl ShardState {
         Reply::Done
     }
 
-    fn message(&mut self, message: log::Message, writes: &mut dyn Writes, effects: &mut Vec<Effect>) {
+    fn message(
+        &mut self,
+        message: log::Message,
+        writes: &mut dyn Writes,
+        effects: &mut Vec<Effect>,
+    ) {
         if message.retain {
             self.retained.put_message(&message, writes);
         }
-        self.events.append(self.now_ms, event::Body::Message(message), writes, effects);
+        self.events
+            .append(self.now_ms, event::Body::Message(message), writes, effects);
     }
 
-    fn fixes(&mut self, fixes: log::Fixes, writes: &mut dyn Writes, effects: &mut Vec<Effect>) -> Reply {
+    fn fixes(
+        &mut self,
+        fixes: log::Fixes,
+        writes: &mut dyn Writes,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
         if let Some(once) = &fixes.once
             && !self.names.claim(once, writes)
         {
             return Reply::Duplicate;
         }
-        let received_ms = fixes.raw.as_ref().map_or(self.now_ms, |raw| raw.received_ms);
+        let received_ms = fixes
+            .raw
+            .as_ref()
+            .map_or(self.now_ms, |raw| raw.received_ms);
         if let Some(raw) = fixes.raw {
             self.message(raw, writes, effects);
         }
         let mut pending = fixes.pending.as_ref().and_then(suppressed_from_log);
         for fix in fixes.fixes.iter().filter_map(fix_from_log) {
             let pending = pending.take();
-            let observation =
-                self.engine.observe(&fixes.device, &fixes.region, &fix, pending.as_ref(), fixes.resend, self.now_ms);
-            self.observed(&fixes.device, &fixes.region, &fix, received_ms, observation, writes, effects);
+            let observation = self.engine.observe(
+                &fixes.device,
+                &fixes.region,
+                &fix,
+                pending.as_ref(),
+                fixes.resend,
+                self.now_ms,
+            );
+            self.observed(
+                &fixes.device,
+                &fixes.region,
+                &fix,
+                received_ms,
+                observation,
+                writes,
+                effects,
+            );
         }
         self.save_device(&fixes.device, writes);
         Reply::Done
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one fix and all that is known of it")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one fix and all that is known of it"
+    )]
     fn observed(
         &mut self,
         device: &str,
@@ -210,17 +267,34 @@ impl ShardState {
         if let Some(report) = observation.report {
             let position = self.enrich(device, region, fix, received_ms, report);
             if !position.late {
-                self.retained.put_position(&format!("geo/{region}/{device}/position"), &position, writes);
+                self.retained.put_position(
+                    &format!("geo/{region}/{device}/position"),
+                    &position,
+                    writes,
+                );
             }
-            self.events.append(self.now_ms, event::Body::Position(position), writes, effects);
+            self.events.append(
+                self.now_ms,
+                event::Body::Position(position),
+                writes,
+                effects,
+            );
         }
         for facts in observation.alerts {
             let alert = self.alert(device, region, fix, received_ms, facts);
-            self.events.append(self.now_ms, event::Body::Alert(alert), writes, effects);
+            self.events
+                .append(self.now_ms, event::Body::Alert(alert), writes, effects);
         }
     }
 
-    fn enrich(&self, device: &str, region: &str, fix: &Fix, received_ms: i64, report: Report) -> v1::EnrichedPosition {
+    fn enrich(
+        &self,
+        device: &str,
+        region: &str,
+        fix: &Fix,
+        received_ms: i64,
+        report: Report,
+    ) -> v1::EnrichedPosition {
         v1::EnrichedPosition {
             position: Some(position_from_fix(fix)),
             event_id: event_id(&self.shard, self.events.next),
@@ -238,7 +312,14 @@ impl ShardState {
         }
     }
 
-    fn alert(&self, device: &str, region: &str, fix: &Fix, received_ms: i64, facts: AlertFacts) -> v1::Alert {
+    fn alert(
+        &self,
+        device: &str,
+        region: &str,
+        fix: &Fix,
+        received_ms: i64,
+        facts: AlertFacts,
+    ) -> v1::Alert {
         v1::Alert {
             event_id: event_id(&self.shard, self.events.next),
             r#type: facts.kind.as_str().to_owned(),
@@ -272,7 +353,12 @@ impl ShardState {
         Reply::Done
     }
 
-    fn enqueue(&mut self, enqueue: log::Enqueue, writes: &mut dyn Writes, effects: &mut Vec<Effect>) -> Reply {
+    fn enqueue(
+        &mut self,
+        enqueue: log::Enqueue,
+        writes: &mut dyn Writes,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
         let handed = self.handed.entry(enqueue.source).or_default();
         if enqueue.upto <= *handed {
             return Reply::Duplicate;
@@ -292,7 +378,10 @@ impl ShardState {
     }
 
     fn queue_limits(&self) -> QueueLimits {
-        QueueLimits { messages_max: self.settings.queue_messages_max, bytes_max: self.settings.queue_bytes_max }
+        QueueLimits {
+            messages_max: self.settings.queue_messages_max,
+            bytes_max: self.settings.queue_bytes_max,
+        }
     }
 
     fn meta(&self) -> log::ShardMeta {
@@ -303,7 +392,11 @@ impl ShardState {
             fences_revision: self.fences.revision,
             next_epoch: self.next_epoch,
             settings: Some(self.settings.clone()),
-            handed: self.handed.iter().map(|(shard, offset)| (shard.clone(), *offset)).collect(),
+            handed: self
+                .handed
+                .iter()
+                .map(|(shard, offset)| (shard.clone(), *offset))
+                .collect(),
         }
     }
 }
@@ -429,7 +522,9 @@ impl ShardState {
     /// The devices inside fence `id` now.
     #[must_use]
     pub fn positions_in_fence(&self, id: &str) -> Vec<Located> {
-        let Some((_, fence)) = self.fences.get(id) else { return Vec::new() };
+        let Some((_, fence)) = self.fences.get(id) else {
+            return Vec::new();
+        };
         self.engine.positions().in_fence(&Arc::clone(fence))
     }
 }

@@ -23,7 +23,10 @@ pub(super) async fn ready(State(api): Shared) -> impl IntoResponse {
     if waiting.is_empty() && api.node.meta_group().is_leader() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("no leader: {}\n", waiting.join(" ")))
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("no leader: {}\n", waiting.join(" ")),
+        )
     }
 }
 
@@ -32,7 +35,8 @@ pub(super) async fn metrics(State(api): Shared) -> impl IntoResponse {
     metrics::gauge!("meridian_connections").set(node.counters.connections() as f64);
     metrics::counter!("meridian_connections_total").absolute(node.counters.connections_total());
     for (qos, count) in node.counters.received_by_qos().into_iter().enumerate() {
-        metrics::counter!("meridian_messages_received_total", "qos" => qos.to_string()).absolute(count);
+        metrics::counter!("meridian_messages_received_total", "qos" => qos.to_string())
+            .absolute(count);
     }
     for (qos, count) in node.counters.sent_by_qos().into_iter().enumerate() {
         metrics::counter!("meridian_messages_sent_total", "qos" => qos.to_string()).absolute(count);
@@ -43,7 +47,11 @@ pub(super) async fn metrics(State(api): Shared) -> impl IntoResponse {
         let status = shard.group.status();
         let leads = if shard.group.is_leader() { 1.0 } else { 0.0 };
         metrics::gauge!("meridian_raft_leader", "shard" => shard.name.clone()).set(leads);
-        metrics::gauge!("meridian_raft_applied_index", "shard" => shard.name.clone()).set(status.applied_index as f64);
+        metrics::gauge!("meridian_raft_applied_index", "shard" => shard.name.clone())
+            .set(status.applied_index as f64);
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], api.metrics.render())
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        api.metrics.render(),
+    )
 }

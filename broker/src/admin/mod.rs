@@ -53,7 +53,10 @@ type Shared = State<Arc<Api>>;
 pub fn router(api: Arc<Api>) -> Router {
     let v1 = Router::new()
         .route("/fences", get(fences::list).put(fences::replace))
-        .route("/fences/{id}", get(fences::get).put(fences::put).delete(fences::remove))
+        .route(
+            "/fences/{id}",
+            get(fences::get).put(fences::put).delete(fences::remove),
+        )
         .route("/positions", get(positions::query))
         .route("/positions/{device}", get(positions::get))
         .route("/alerts", get(positions::alerts))
@@ -72,7 +75,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), authorise))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
-        .fallback(|| async { Problem::not_found("nothing is served here; the API is under /api/v1") })
+        .fallback(|| async {
+            Problem::not_found("nothing is served here; the API is under /api/v1")
+        })
         .layer(middleware::from_fn(protect))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(api)
@@ -81,7 +86,10 @@ pub fn router(api: Arc<Api>) -> Router {
 /// Off loopback, every call but the health ones needs the token.
 async fn authorise(State(api): Shared, request: Request, next: Next) -> Response {
     if !api.loopback {
-        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = request
+            .headers()
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
         let given = given.and_then(|value| value.strip_prefix("Bearer "));
         let right = match (&api.token, given) {
             (Some(token), Some(given)) => same(token.as_bytes(), given.as_bytes()),
@@ -103,18 +111,35 @@ async fn protect(request: Request, next: Next) -> Response {
     // A page of another origin may not steer a browser here.
     let foreign = request.method() != "GET"
         && request.headers().get(header::ORIGIN).is_some_and(|origin| {
-            let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-            origin.to_str().is_ok_and(|origin| origin.split("://").nth(1) != Some(host))
+            let host = request
+                .headers()
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok())
+                .unwrap_or("");
+            origin
+                .to_str()
+                .is_ok_and(|origin| origin.split("://").nth(1) != Some(host))
         });
     if foreign {
-        return Problem::forbidden("requests of another origin change nothing here").into_response();
+        return Problem::forbidden("requests of another origin change nothing here")
+            .into_response();
     }
     let answered = tokio::time::timeout(REQUEST_MAX, next.run(request)).await;
-    let mut response = answered.unwrap_or_else(|_| Problem::unavailable("the request took too long").into_response());
+    let mut response = answered
+        .unwrap_or_else(|_| Problem::unavailable("the request took too long").into_response());
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'"));
-    headers.insert(HeaderName::from_static("cache-control"), HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'"),
+    );
+    headers.insert(
+        HeaderName::from_static("cache-control"),
+        HeaderValue::from_static("no-store"),
+    );
     response
 }
 
@@ -122,14 +147,21 @@ async fn protect(request: Request, next: Next) -> Response {
 ///
 /// # Errors
 /// The system's, if the address cannot be bound.
-pub async fn serve(address: SocketAddr, api: Arc<Api>, mut stop: watch::Receiver<bool>) -> std::io::Result<SocketAddr> {
+pub async fn serve(
+    address: SocketAddr,
+    api: Arc<Api>,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         let stopped = async move {
             let _gone = stop.wait_for(|stop| *stop).await;
         };
-        if let Err(error) = axum::serve(listener, router(api)).with_graceful_shutdown(stopped).await {
+        if let Err(error) = axum::serve(listener, router(api))
+            .with_graceful_shutdown(stopped)
+            .await
+        {
             tracing::error!(%error, "The HTTP API ended.");
         }
     });

@@ -53,27 +53,49 @@ pub(super) async fn clients(State(api): Shared) -> Json<Value> {
     Json(json!({ "data": data, "meta": { "cursor": null } }))
 }
 
-pub(super) async fn kick(State(api): Shared, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    let ended = api.node.registry.get(&id).is_some_and(|session| session.end(ReasonCode::AdministrativeAction));
-    if ended { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found(format!("{id} is not connected"))) }
+pub(super) async fn kick(
+    State(api): Shared,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let ended = api
+        .node
+        .registry
+        .get(&id)
+        .is_some_and(|session| session.end(ReasonCode::AdministrativeAction));
+    if ended {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::not_found(format!("{id} is not connected")))
+    }
 }
 
 pub(super) async fn sinks(State(api): Shared) -> Json<Value> {
-    let data: Vec<_> = api.sinks.iter().map(meridian_sinks::Pipeline::status).collect();
+    let data: Vec<_> = api
+        .sinks
+        .iter()
+        .map(meridian_sinks::Pipeline::status)
+        .collect();
     Json(json!({ "data": data, "meta": { "cursor": null } }))
 }
 
-pub(super) async fn pause(State(api): Shared, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn pause(
+    State(api): Shared,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
     set_paused(&api, &name, true)
 }
 
-pub(super) async fn resume(State(api): Shared, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn resume(
+    State(api): Shared,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
     set_paused(&api, &name, false)
 }
 
 fn set_paused(api: &Api, name: &str, paused: bool) -> Result<StatusCode, Problem> {
     let sink = api.sinks.iter().find(|sink| sink.status().name == name);
-    sink.ok_or_else(|| Problem::not_found(format!("there is no sink {name}")))?.set_paused(paused);
+    sink.ok_or_else(|| Problem::not_found(format!("there is no sink {name}")))?
+        .set_paused(paused);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -101,10 +123,18 @@ pub(super) async fn publish(State(api): Shared, body: Bytes) -> Result<StatusCod
             let decoded = base64::engine::general_purpose::STANDARD.decode(encoded);
             decoded.map_err(|error| Problem::invalid("/payload_base64", error.to_string()))?
         }
-        (Some(_), Some(_)) => return Err(Problem::invalid("/payload", "give payload or payload_base64, not both")),
+        (Some(_), Some(_)) => {
+            return Err(Problem::invalid(
+                "/payload",
+                "give payload or payload_base64, not both",
+            ));
+        }
     };
     let Some(topic) = topic(&request.topic) else {
-        return Err(Problem::invalid("/topic", "is no topic name: not empty, without + # and NUL"));
+        return Err(Problem::invalid(
+            "/topic",
+            "is no topic name: not empty, without + # and NUL",
+        ));
     };
     if !api.node.may_publish(topic.as_str()) {
         return Err(Problem::forbidden("this topic is the broker's own"));
@@ -124,7 +154,9 @@ pub(super) async fn publish(State(api): Shared, body: Bytes) -> Result<StatusCod
         received_ms: wall_ms(),
     };
     let published = api.node.publish(message).await;
-    published.map(|()| StatusCode::NO_CONTENT).map_err(|error| Problem::unavailable(error.to_string()))
+    published
+        .map(|()| StatusCode::NO_CONTENT)
+        .map_err(|error| Problem::unavailable(error.to_string()))
 }
 
 pub(super) async fn config(State(api): Shared) -> Json<Value> {

@@ -16,21 +16,46 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
-        Problem { status: StatusCode::NOT_FOUND, title: "Not found", detail: detail.into(), field: None }
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: "Not found",
+            detail: detail.into(),
+            field: None,
+        }
     }
     pub(super) fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
         let (detail, field) = (detail.into(), Some(field.into()));
-        Problem { status: StatusCode::UNPROCESSABLE_ENTITY, title: "Invalid", detail, field }
+        Problem {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            title: "Invalid",
+            detail,
+            field,
+        }
     }
     pub(super) fn unauthorised() -> Self {
         let detail = "send the API's token: Authorization: Bearer …".into();
-        Problem { status: StatusCode::UNAUTHORIZED, title: "Unauthorized", detail, field: None }
+        Problem {
+            status: StatusCode::UNAUTHORIZED,
+            title: "Unauthorized",
+            detail,
+            field: None,
+        }
     }
     pub(super) fn forbidden(detail: &str) -> Self {
-        Problem { status: StatusCode::FORBIDDEN, title: "Forbidden", detail: detail.into(), field: None }
+        Problem {
+            status: StatusCode::FORBIDDEN,
+            title: "Forbidden",
+            detail: detail.into(),
+            field: None,
+        }
     }
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
-        Problem { status: StatusCode::SERVICE_UNAVAILABLE, title: "Unavailable", detail: detail.into(), field: None }
+        Problem {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            title: "Unavailable",
+            detail: detail.into(),
+            field: None,
+        }
     }
 }
 
@@ -46,7 +71,9 @@ impl IntoResponse for Problem {
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

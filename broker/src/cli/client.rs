@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use meridian_mqtt::codec::{Decoder, PACKET_BYTES_MAX, encode};
 use meridian_mqtt::packet::{
-    Connect, ConnectProperties, Disconnect, Packet, PacketId, Publish, PublishProperties, QoS, RetainHandling,
-    Subscribe, Subscription, Version, Will,
+    Connect, ConnectProperties, Disconnect, Packet, PacketId, Publish, PublishProperties, QoS,
+    RetainHandling, Subscribe, Subscription, Version, Will,
 };
 use meridian_mqtt::reason::ReasonCode;
 use meridian_mqtt::text::Text;
@@ -55,17 +55,27 @@ pub(super) struct Client {
 impl Client {
     pub(super) async fn connect(options: &Options) -> Result<Client, String> {
         let place = format!("{}:{}", options.host, options.port);
-        let unreachable = |error: std::io::Error| format!("{place}: {error}; is a broker running there?");
-        let address: SocketAddr =
-            tokio::net::lookup_host(&place).await.map_err(unreachable)?.next().ok_or(format!("{place} has no address"))?;
+        let unreachable =
+            |error: std::io::Error| format!("{place}: {error}; is a broker running there?");
+        let address: SocketAddr = tokio::net::lookup_host(&place)
+            .await
+            .map_err(unreachable)?
+            .next()
+            .ok_or(format!("{place} has no address"))?;
         let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
         let stream: Box<dyn Stream> = match &options.tls {
             None => Box::new(tcp),
             Some(tls) => {
-                let name = rustls::pki_types::ServerName::try_from(options.host.clone()).map_err(|error| error.to_string())?;
+                let name = rustls::pki_types::ServerName::try_from(options.host.clone())
+                    .map_err(|error| error.to_string())?;
                 let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_config(tls)?));
-                Box::new(connector.connect(name, tcp).await.map_err(|error| format!("{place}: {error}"))?)
+                Box::new(
+                    connector
+                        .connect(name, tcp)
+                        .await
+                        .map_err(|error| format!("{place}: {error}"))?,
+                )
             }
         };
         let mut client = Client {
@@ -76,17 +86,23 @@ impl Client {
             next_id: 0,
             keep_alive: Duration::from_secs(u64::from(options.keep_alive_s.max(2)) / 2),
         };
-        client.send(&Packet::Connect(Box::new(connect_packet(options)?))).await?;
+        client
+            .send(&Packet::Connect(Box::new(connect_packet(options)?)))
+            .await?;
         match client.receive().await? {
             Packet::ConnAck(connack) if connack.reason == ReasonCode::Success => Ok(client),
-            Packet::ConnAck(connack) => Err(format!("{place} refused the connection: {}", connack.reason)),
+            Packet::ConnAck(connack) => Err(format!(
+                "{place} refused the connection: {}",
+                connack.reason
+            )),
             other => Err(format!("{place} answered CONNECT with {other:?}")),
         }
     }
 
     pub(super) async fn send(&mut self, packet: &Packet) -> Result<(), String> {
         let mut out = BytesMut::new();
-        encode(packet, self.version, PACKET_BYTES_MAX, &mut out).map_err(|error| error.to_string())?;
+        encode(packet, self.version, PACKET_BYTES_MAX, &mut out)
+            .map_err(|error| error.to_string())?;
         self.stream.write_all(&out).await.map_err(lost)?;
         self.stream.flush().await.map_err(lost)
     }
@@ -94,13 +110,18 @@ impl Client {
     /// The next packet; pings while there is none.
     pub(super) async fn receive(&mut self) -> Result<Packet, String> {
         loop {
-            if let Some(packet) = self.decoder.decode(&mut self.input).map_err(|error| error.to_string())? {
+            if let Some(packet) = self
+                .decoder
+                .decode(&mut self.input)
+                .map_err(|error| error.to_string())?
+            {
                 if matches!(packet, Packet::PingResp) {
                     continue;
                 }
                 return Ok(packet);
             }
-            match tokio::time::timeout(self.keep_alive, self.stream.read_buf(&mut self.input)).await {
+            match tokio::time::timeout(self.keep_alive, self.stream.read_buf(&mut self.input)).await
+            {
                 Ok(Ok(0)) => return Err("the broker closed the connection".into()),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(lost(error)),
@@ -110,7 +131,13 @@ impl Client {
     }
 
     /// Publishes, and waits until the broker owns the message.
-    pub(super) async fn publish(&mut self, topic: &str, payload: Bytes, qos: QoS, retain: bool) -> Result<(), String> {
+    pub(super) async fn publish(
+        &mut self,
+        topic: &str,
+        payload: Bytes,
+        qos: QoS,
+        retain: bool,
+    ) -> Result<(), String> {
         let id = (qos > QoS::AtMostOnce).then(|| self.free_id());
         self.send(&Packet::Publish(Publish {
             dup: false,
@@ -127,39 +154,71 @@ impl Client {
         let Some(id) = id else { return Ok(()) };
         loop {
             match self.receive().await? {
-                Packet::PubAck(ack) | Packet::PubComp(ack) if ack.packet_id == id => return answered(ack.reason),
+                Packet::PubAck(ack) | Packet::PubComp(ack) if ack.packet_id == id => {
+                    return answered(ack.reason);
+                }
                 Packet::PubRec(mut ack) if ack.packet_id == id => {
                     answered(ack.reason)?;
                     ack.reason = ReasonCode::Success;
                     self.send(&Packet::PubRel(ack)).await?;
                 }
-                Packet::Disconnect(disconnect) => return Err(format!("the broker left: {}", disconnect.reason)),
+                Packet::Disconnect(disconnect) => {
+                    return Err(format!("the broker left: {}", disconnect.reason));
+                }
                 _ => {}
             }
         }
     }
 
-    pub(super) async fn subscribe(&mut self, filters: &[String], qos: QoS, retained: bool) -> Result<(), String> {
+    pub(super) async fn subscribe(
+        &mut self,
+        filters: &[String],
+        qos: QoS,
+        retained: bool,
+    ) -> Result<(), String> {
         let packet_id = self.free_id();
-        let retain_handling = if retained { RetainHandling::Send } else { RetainHandling::Never };
+        let retain_handling = if retained {
+            RetainHandling::Send
+        } else {
+            RetainHandling::Never
+        };
         let filters: Result<Vec<Subscription>, String> = filters
             .iter()
             .map(|filter| {
-                let text = Text::new(Bytes::from(filter.clone())).map_err(|error| format!("{filter}: {error}"))?;
-                let parsed = TopicFilter::new(text).map_err(|error| format!("{filter}: {error}"))?;
-                Ok(Subscription { filter: Ok(parsed), qos, no_local: false, retain_as_published: true, retain_handling })
+                let text = Text::new(Bytes::from(filter.clone()))
+                    .map_err(|error| format!("{filter}: {error}"))?;
+                let parsed =
+                    TopicFilter::new(text).map_err(|error| format!("{filter}: {error}"))?;
+                Ok(Subscription {
+                    filter: Ok(parsed),
+                    qos,
+                    no_local: false,
+                    retain_as_published: true,
+                    retain_handling,
+                })
             })
             .collect();
-        let packet = Subscribe { packet_id, subscription_id: None, user: Vec::new(), filters: filters? };
+        let packet = Subscribe {
+            packet_id,
+            subscription_id: None,
+            user: Vec::new(),
+            filters: filters?,
+        };
         self.send(&Packet::Subscribe(packet)).await?;
         loop {
             match self.receive().await? {
                 Packet::SubAck(suback) => {
-                    return suback.reasons.iter().find(|reason| reason.is_error()).map_or(Ok(()), |reason| {
-                        Err(format!("the broker refused the subscription: {reason}"))
-                    });
+                    return suback
+                        .reasons
+                        .iter()
+                        .find(|reason| reason.is_error())
+                        .map_or(Ok(()), |reason| {
+                            Err(format!("the broker refused the subscription: {reason}"))
+                        });
                 }
-                Packet::Disconnect(disconnect) => return Err(format!("the broker left: {}", disconnect.reason)),
+                Packet::Disconnect(disconnect) => {
+                    return Err(format!("the broker left: {}", disconnect.reason));
+                }
                 _ => {}
             }
         }
@@ -184,7 +243,11 @@ impl Client {
 }
 
 fn answered(reason: ReasonCode) -> Result<(), String> {
-    if reason.is_error() { Err(format!("the broker refused the message: {reason}")) } else { Ok(()) }
+    if reason.is_error() {
+        Err(format!("the broker refused the message: {reason}"))
+    } else {
+        Ok(())
+    }
 }
 
 fn lost(error: std::io::Error) -> String {
@@ -192,7 +255,8 @@ fn lost(error: std::io::Error) -> String {
 }
 
 pub(super) fn topic_name(topic: &str) -> Result<TopicName, String> {
-    let text = Text::new(Bytes::copy_from_slice(topic.as_bytes())).map_err(|error| format!("{topic}: {error}"))?;
+    let text = Text::new(Bytes::copy_from_slice(topic.as_bytes()))
+        .map_err(|error| format!("{topic}: {error}"))?;
     TopicName::new(text).map_err(|error| format!("{topic}: {error}"))
 }
 
@@ -203,7 +267,8 @@ fn text(value: &str) -> Result<Text, String> {
 fn connect_packet(options: &Options) -> Result<Connect, String> {
     let mut properties = ConnectProperties::default();
     if options.version == Version::V5 {
-        properties.session_expiry_s = (options.session_expiry_s > 0).then_some(options.session_expiry_s);
+        properties.session_expiry_s =
+            (options.session_expiry_s > 0).then_some(options.session_expiry_s);
     }
     let will = match &options.will {
         None => None,
@@ -229,21 +294,34 @@ fn connect_packet(options: &Options) -> Result<Connect, String> {
 }
 
 fn tls_config(tls: &Tls) -> Result<rustls::ClientConfig, String> {
-    let failed = |path: &std::path::Path, error: &dyn ToString| format!("{}: {}", path.display(), error.to_string());
+    let failed = |path: &std::path::Path, error: &dyn ToString| {
+        format!("{}: {}", path.display(), error.to_string())
+    };
     let mut roots = rustls::RootCertStore::empty();
-    let read = rustls::pki_types::CertificateDer::pem_file_iter(&tls.cafile).map_err(|error| failed(&tls.cafile, &error))?;
+    let read = rustls::pki_types::CertificateDer::pem_file_iter(&tls.cafile)
+        .map_err(|error| failed(&tls.cafile, &error))?;
     for certificate in read {
         let certificate = certificate.map_err(|error| failed(&tls.cafile, &error))?;
-        roots.add(certificate).map_err(|error| failed(&tls.cafile, &error))?;
+        roots
+            .add(certificate)
+            .map_err(|error| failed(&tls.cafile, &error))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots);
-    let Some((cert, key)) = &tls.pair else { return Ok(builder.with_no_client_auth()) };
-    let chain = rustls::pki_types::CertificateDer::pem_file_iter(cert).map_err(|error| failed(cert, &error))?;
-    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(|error| failed(cert, &error))?;
-    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, &error))?;
-    builder.with_client_auth_cert(chain, key).map_err(|error| error.to_string())
+    let Some((cert, key)) = &tls.pair else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = rustls::pki_types::CertificateDer::pem_file_iter(cert)
+        .map_err(|error| failed(cert, &error))?;
+    let chain: Vec<_> = chain
+        .collect::<Result<_, _>>()
+        .map_err(|error| failed(cert, &error))?;
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| failed(key, &error))?;
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| error.to_string())
 }

@@ -58,31 +58,58 @@ struct Row {
 pub(super) fn run(args: &DemoArgs) -> Outcome {
     super::serve::log_to_stderr(false);
     let environment = [
-        ("MERIDIAN__NODE__DATA_DIR", args.data_dir.display().to_string()),
+        (
+            "MERIDIAN__NODE__DATA_DIR",
+            args.data_dir.display().to_string(),
+        ),
         ("MERIDIAN__SHARDING__REGIONS", REGION.to_owned()),
-        ("MERIDIAN__LISTENERS__TCP__BIND", format!("127.0.0.1:{}", args.port)),
-        ("MERIDIAN__LISTENERS__WS__BIND", format!("127.0.0.1:{}", args.ws_port)),
-        ("MERIDIAN__LISTENERS__HTTP__BIND", format!("127.0.0.1:{}", args.http_port)),
+        (
+            "MERIDIAN__LISTENERS__TCP__BIND",
+            format!("127.0.0.1:{}", args.port),
+        ),
+        (
+            "MERIDIAN__LISTENERS__WS__BIND",
+            format!("127.0.0.1:{}", args.ws_port),
+        ),
+        (
+            "MERIDIAN__LISTENERS__HTTP__BIND",
+            format!("127.0.0.1:{}", args.http_port),
+        ),
+        // Time is compressed, so speeds are not what they were.
+        ("MERIDIAN__GEO__MAX_SPEED", "off".to_owned()),
         ("MERIDIAN__SINKS__EVENTS__TYPE", "file".to_owned()),
-        ("MERIDIAN__SINKS__EVENTS__PATH", args.data_dir.join("events.ndjson").display().to_string()),
+        (
+            "MERIDIAN__SINKS__EVENTS__PATH",
+            args.data_dir.join("events.ndjson").display().to_string(),
+        ),
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value));
     let config = Config::load(None, environment).map_err(|error| error.to_string())?;
     let vehicles = read_trace()?;
     super::runtime()?.block_on(async {
-        let server = Server::start(&config).await.map_err(|error| error.to_string())?;
+        let server = Server::start(&config)
+            .await
+            .map_err(|error| error.to_string())?;
         let count = put_fences(&server).await?;
-        let port = server.address("tcp").map_or(args.port, |address| address.port());
+        let port = server
+            .address("tcp")
+            .map_or(args.port, |address| address.port());
         introduce(args, port, count);
         let published = Arc::new(AtomicU64::new(0));
         let mut fleet = Vec::new();
         for number in 0..args.devices {
-            fleet.push(tokio::spawn(drive(number, vehicles.clone(), args.speed, port, Arc::clone(&published))));
+            fleet.push(tokio::spawn(drive(
+                number,
+                vehicles.clone(),
+                args.speed,
+                port,
+                Arc::clone(&published),
+            )));
         }
         let progress = tokio::spawn(progress(Arc::clone(&server.node), Arc::clone(&published)));
         super::serve::stopped().await;
         progress.abort();
-        println!("\nstopping");
+        say!("\nstopping");
         fleet.iter().for_each(tokio::task::JoinHandle::abort);
         server.stop().await;
         Ok(())
@@ -92,7 +119,7 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
 fn introduce(args: &DemoArgs, port: u16, fences: usize) {
     let (http, ws) = (args.http_port, args.ws_port);
     let data = args.data_dir.display();
-    println!(
+    say!(
         "Meridian's demo: {devices} vehicles drive through Helsinki, {speed} times as fast as they did; {fences} fences.\n\n\
          MQTT        mqtt://127.0.0.1:{port}\n\
          WebSocket   ws://127.0.0.1:{ws}/mqtt\n\
@@ -110,8 +137,12 @@ fn introduce(args: &DemoArgs, port: u16, fences: usize) {
 }
 
 async fn put_fences(server: &Server) -> Result<usize, String> {
-    let collection: serde_json::Value = serde_json::from_str(FENCES).map_err(|error| error.to_string())?;
-    let features = collection["features"].as_array().cloned().unwrap_or_default();
+    let collection: serde_json::Value =
+        serde_json::from_str(FENCES).map_err(|error| error.to_string())?;
+    let features = collection["features"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let known: usize = server.node.meta.lock().fences().len();
     if known >= features.len() {
         return Ok(known);
@@ -119,24 +150,40 @@ async fn put_fences(server: &Server) -> Result<usize, String> {
     let mut upserts = Vec::new();
     for feature in features {
         let feature_json = feature.to_string();
-        let fence = meridian_geo_engine::Fence::from_geojson(&feature_json, 0).map_err(|error| error.to_string())?;
-        upserts.push(meridian_shard::log::FenceRecord { id: fence.id().to_owned(), feature_json, rev: 0 });
+        let fence = meridian_geo_engine::Fence::from_geojson(&feature_json, 0)
+            .map_err(|error| error.to_string())?;
+        upserts.push(meridian_shard::log::FenceRecord {
+            id: fence.id().to_owned(),
+            feature_json,
+            rev: 0,
+        });
     }
     let count = upserts.len();
-    let change = meridian_shard::log::PutFences { upserts, ..Default::default() };
-    server.node.change_fences(change).await.map_err(|error| error.to_string())?;
+    let change = meridian_shard::log::PutFences {
+        upserts,
+        ..Default::default()
+    };
+    server
+        .node
+        .change_fences(change)
+        .await
+        .map_err(|error| error.to_string())?;
     Ok(count)
 }
 
 /// The trace's vehicles: device to rows in order.
 fn read_trace() -> Result<Arc<BTreeMap<String, Vec<Row>>>, String> {
     let mut text = String::new();
-    flate2::read::GzDecoder::new(TRACE).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    flate2::read::GzDecoder::new(TRACE)
+        .read_to_string(&mut text)
+        .map_err(|error| error.to_string())?;
     let mut first: Option<u64> = None;
     let mut vehicles: BTreeMap<String, Vec<Row>> = BTreeMap::new();
     for line in text.lines().skip(1) {
         let cells: Vec<&str> = line.split(',').collect();
-        let [device, ts, lat, lon, rest @ ..] = &cells[..] else { continue };
+        let [device, ts, lat, lon, rest @ ..] = &cells[..] else {
+            continue;
+        };
         let Ok(ts) = ts.parse::<u64>() else { continue };
         let start = *first.get_or_insert(ts);
         let mut fields = format!(r#""lat":{lat},"lon":{lon}"#);
@@ -145,7 +192,10 @@ fn read_trace() -> Result<Arc<BTreeMap<String, Vec<Row>>>, String> {
                 fields.push_str(&format!(r#","{name}":{cell}"#));
             }
         }
-        vehicles.entry((*device).to_owned()).or_default().push(Row { after_ms: ts.saturating_sub(start), fields });
+        vehicles.entry((*device).to_owned()).or_default().push(Row {
+            after_ms: ts.saturating_sub(start),
+            fields,
+        });
     }
     Ok(Arc::new(vehicles))
 }
@@ -160,8 +210,14 @@ async fn drive(
 ) {
     let index = number as usize % vehicles.len().max(1);
     let round = number as usize / vehicles.len().max(1);
-    let Some((name, rows)) = vehicles.iter().nth(index) else { return };
-    let device = if round == 0 { name.clone() } else { format!("{name}-{round}") };
+    let Some((name, rows)) = vehicles.iter().nth(index) else {
+        return;
+    };
+    let device = if round == 0 {
+        name.clone()
+    } else {
+        format!("{name}-{round}")
+    };
     let options = Options {
         host: "127.0.0.1".into(),
         port,
@@ -180,7 +236,11 @@ async fn drive(
     loop {
         let outcome = drive_once(&options, &topic, rows, speed, &published).await;
         if let Err(error) = outcome {
-            tracing::warn!(device, error, "A vehicle lost its connection, and connects again.");
+            tracing::warn!(
+                device,
+                error,
+                "A vehicle lost its connection, and connects again."
+            );
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
@@ -200,7 +260,9 @@ async fn drive_once(
         let at = begun + Duration::from_millis((row.after_ms - first) / u64::from(speed));
         tokio::time::sleep_until(at).await;
         let payload = format!(r#"{{"ts":{},{}}}"#, wall_ms(), row.fields);
-        client.publish(topic, Bytes::from(payload), QoS::AtLeastOnce, false).await?;
+        client
+            .publish(topic, Bytes::from(payload), QoS::AtLeastOnce, false)
+            .await?;
         published.fetch_add(1, Ordering::Relaxed);
     }
     client.disconnect().await
@@ -211,8 +273,16 @@ async fn progress(node: Arc<crate::node::Node>, published: Arc<AtomicU64>) {
     let every = Duration::from_secs(if terminal { 1 } else { 10 });
     loop {
         tokio::time::sleep(every).await;
-        let events: u64 = node.shards.iter().map(|shard| shard.state.lock().next_offset()).sum();
-        let devices: usize = node.shards.iter().map(|shard| shard.state.lock().positions().len()).sum();
+        let events: u64 = node
+            .shards
+            .iter()
+            .map(|shard| shard.state.lock().next_offset())
+            .sum();
+        let devices: usize = node
+            .shards
+            .iter()
+            .map(|shard| shard.state.lock().positions().len())
+            .sum();
         let line = format!(
             "{} fixes published, {events} events in the log, {devices} devices, {} connections",
             published.load(Ordering::Relaxed),
@@ -222,7 +292,7 @@ async fn progress(node: Arc<crate::node::Node>, published: Arc<AtomicU64>) {
             print!("\r{line}   ");
             let _closed = std::io::Write::flush(&mut std::io::stdout());
         } else {
-            println!("{line}");
+            say!("{line}");
         }
     }
 }

@@ -120,22 +120,33 @@ pub(super) fn fence(command: FenceCommand) -> Outcome {
         FenceCommand::List(api) => {
             let all = api.get("/api/v1/fences")?;
             if api.json {
-                println!("{all}");
+                say!("{all}");
                 return Ok(());
             }
             for feature in all["features"].as_array().into_iter().flatten() {
                 let properties = &feature["properties"];
-                let id = if feature["id"].is_null() { &properties["id"] } else { &feature["id"] };
-                println!("{}\t{}\t{}", word(id), word(&feature["geometry"]["type"]), word(&properties["name"]));
+                let id = if feature["id"].is_null() {
+                    &properties["id"]
+                } else {
+                    &feature["id"]
+                };
+                say!(
+                    "{}\t{}\t{}",
+                    word(id),
+                    word(&feature["geometry"]["type"]),
+                    word(&properties["name"])
+                );
             }
             Ok(())
         }
         FenceCommand::Put { file, replace, api } => put_fences(&file, replace, &api),
         FenceCommand::Get { id, api } => {
-            println!("{}", api.get(&format!("/api/v1/fences/{}", escaped(&id)))?);
+            say!("{}", api.get(&format!("/api/v1/fences/{}", escaped(&id)))?);
             Ok(())
         }
-        FenceCommand::Rm { id, api } => api.send("DELETE", &format!("/api/v1/fences/{}", escaped(&id)), None),
+        FenceCommand::Rm { id, api } => {
+            api.send("DELETE", &format!("/api/v1/fences/{}", escaped(&id)), None)
+        }
     }
 }
 
@@ -148,20 +159,31 @@ fn put_fences(file: &std::path::Path, replace: bool, api: &ApiArgs) -> Outcome {
     if replace {
         return api.send("PUT", "/api/v1/fences", Some(&text));
     }
-    let value: Value = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let value: Value =
+        serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
     let features = match value["type"].as_str() {
         Some("FeatureCollection") => value["features"].as_array().cloned().unwrap_or_default(),
         _ => vec![value],
     };
     for (at, feature) in features.iter().enumerate() {
-        let id = if feature["id"].is_null() { &feature["properties"]["id"] } else { &feature["id"] };
+        let id = if feature["id"].is_null() {
+            &feature["properties"]["id"]
+        } else {
+            &feature["id"]
+        };
         if id.is_null() {
-            return Err(format!("/features/{at}: a fence needs an id, as the Feature's id or properties.id"));
+            return Err(format!(
+                "/features/{at}: a fence needs an id, as the Feature's id or properties.id"
+            ));
         }
         let id = word(id);
-        let put = api.send("PUT", &format!("/api/v1/fences/{}", escaped(&id)), Some(&feature.to_string()));
+        let put = api.send(
+            "PUT",
+            &format!("/api/v1/fences/{}", escaped(&id)),
+            Some(&feature.to_string()),
+        );
         put.map_err(|error| format!("/features/{at} ({id}): {error}"))?;
-        println!("{id}");
+        say!("{id}");
     }
     Ok(())
 }
@@ -173,12 +195,23 @@ pub(super) fn position(command: PositionCommand) -> Outcome {
             (api, serde_json::json!({ "data": [one] }))
         }
         PositionCommand::Near { point, limit, api } => {
-            let answer = api.get(&format!("/api/v1/positions?near={}&limit={limit}", escaped(&point)))?;
+            let answer = api.get(&format!(
+                "/api/v1/positions?near={}&limit={limit}",
+                escaped(&point)
+            ))?;
             (api, answer)
         }
-        PositionCommand::Within { near, radius_m, bbox, fence, api } => {
+        PositionCommand::Within {
+            near,
+            radius_m,
+            bbox,
+            fence,
+            api,
+        } => {
             let query = match (near, radius_m, bbox, fence) {
-                (Some(near), Some(radius_m), _, _) => format!("near={}&radius_m={radius_m}", escaped(&near)),
+                (Some(near), Some(radius_m), _, _) => {
+                    format!("near={}&radius_m={radius_m}", escaped(&near))
+                }
                 (_, _, Some(bbox), _) => format!("bbox={}", escaped(&bbox)),
                 (_, _, _, Some(fence)) => format!("fence={}", escaped(&fence)),
                 _ => return Err("say --near and --radius-m, --bbox or --fence".into()),
@@ -188,44 +221,90 @@ pub(super) fn position(command: PositionCommand) -> Outcome {
         }
     };
     if api.json {
-        println!("{answer}");
+        say!("{answer}");
         return Ok(());
     }
     for found in answer["data"].as_array().into_iter().flatten() {
-        let distance = found["distance_m"].as_f64().map_or_else(String::new, |metres| format!("\t{metres:.0} m"));
-        println!("{}\t{}\t{},{}\t{}{distance}", word(&found["device"]), word(&found["region"]), found["lon"], found["lat"], found["ts"]);
+        let distance = found["distance_m"]
+            .as_f64()
+            .map_or_else(String::new, |metres| format!("\t{metres:.0} m"));
+        say!(
+            "{}\t{}\t{},{}\t{}{distance}",
+            word(&found["device"]),
+            word(&found["region"]),
+            found["lon"],
+            found["lat"],
+            found["ts"]
+        );
     }
     Ok(())
 }
 
 pub(super) fn client(command: ClientCommand) -> Outcome {
     match command {
-        ClientCommand::List(api) => rows(&api, "/api/v1/clients", &["client_id", "connected", "persistent"]),
-        ClientCommand::Kick { id, api } => api.send("DELETE", &format!("/api/v1/clients/{}", escaped(&id)), None),
+        ClientCommand::List(api) => rows(
+            &api,
+            "/api/v1/clients",
+            &["client_id", "connected", "persistent"],
+        ),
+        ClientCommand::Kick { id, api } => {
+            api.send("DELETE", &format!("/api/v1/clients/{}", escaped(&id)), None)
+        }
     }
 }
 
 pub(super) fn sink(command: SinkCommand) -> Outcome {
     match command {
-        SinkCommand::List(api) => rows(&api, "/api/v1/sinks", &["name", "state", "lag_events", "written", "last_error"]),
-        SinkCommand::Pause { name, api } => api.send("POST", &format!("/api/v1/sinks/{}/pause", escaped(&name)), None),
-        SinkCommand::Resume { name, api } => api.send("POST", &format!("/api/v1/sinks/{}/resume", escaped(&name)), None),
+        SinkCommand::List(api) => rows(
+            &api,
+            "/api/v1/sinks",
+            &["name", "state", "lag_events", "written", "last_error"],
+        ),
+        SinkCommand::Pause { name, api } => api.send(
+            "POST",
+            &format!("/api/v1/sinks/{}/pause", escaped(&name)),
+            None,
+        ),
+        SinkCommand::Resume { name, api } => api.send(
+            "POST",
+            &format!("/api/v1/sinks/{}/resume", escaped(&name)),
+            None,
+        ),
     }
 }
 
 pub(super) fn shard(ShardCommand::List(api): ShardCommand) -> Outcome {
-    rows(&api, "/api/v1/shards", &["shard", "leader", "applied_index", "devices", "sessions", "retained", "events_next"])
+    rows(
+        &api,
+        "/api/v1/shards",
+        &[
+            "shard",
+            "leader",
+            "applied_index",
+            "devices",
+            "sessions",
+            "retained",
+            "events_next",
+        ],
+    )
 }
 
 fn rows(api: &ApiArgs, path: &str, columns: &[&str]) -> Outcome {
     let answer = api.get(path)?;
     if api.json {
-        println!("{answer}");
+        say!("{answer}");
         return Ok(());
     }
-    println!("{}", columns.join("\t"));
+    say!("{}", columns.join("\t"));
     for row in answer["data"].as_array().into_iter().flatten() {
-        println!("{}", columns.iter().map(|column| word(&row[*column])).collect::<Vec<_>>().join("\t"));
+        say!(
+            "{}",
+            columns
+                .iter()
+                .map(|column| word(&row[*column]))
+                .collect::<Vec<_>>()
+                .join("\t")
+        );
     }
     Ok(())
 }
@@ -241,13 +320,22 @@ fn word(value: &Value) -> String {
 /// Percent-encodes what a path or a query cannot hold (RFC 3986 §2.3).
 fn escaped(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~,".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }
 
 impl ApiArgs {
     fn get(&self, path: &str) -> Result<Value, String> {
         let text = self.call("GET", path, None)?;
-        serde_json::from_str(&text).map_err(|error| format!("{}{path} answered with no JSON: {error}", self.api))
+        serde_json::from_str(&text)
+            .map_err(|error| format!("{}{path} answered with no JSON: {error}", self.api))
     }
 
     fn send(&self, method: &str, path: &str, body: Option<&str>) -> Outcome {
@@ -265,12 +353,19 @@ impl ApiArgs {
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        let request = request.header("Content-Type", "application/json").body(body.unwrap_or("").to_owned());
+        let request = request
+            .header("Content-Type", "application/json")
+            .body(body.unwrap_or("").to_owned());
         let request = request.map_err(|error| format!("{url}: {error}"))?;
-        let mut response = agent
-            .run(request)
-            .map_err(|error| format!("{url}: {error}; is a node running there? (meridian serve, or --api URL)"))?;
-        let text = response.body_mut().with_config().limit(1 << 30).read_to_string().map_err(|error| format!("{url}: {error}"))?;
+        let mut response = agent.run(request).map_err(|error| {
+            format!("{url}: {error}; is a node running there? (meridian serve, or --api URL)")
+        })?;
+        let text = response
+            .body_mut()
+            .with_config()
+            .limit(1 << 30)
+            .read_to_string()
+            .map_err(|error| format!("{url}: {error}"))?;
         if response.status().is_success() {
             return Ok(text);
         }

@@ -124,31 +124,43 @@ pub(super) fn publish(args: PubArgs) -> Outcome {
         if args.lines {
             for line in std::io::stdin().lock().lines() {
                 let line = line.map_err(|error| error.to_string())?;
-                client.publish(&args.topic, Bytes::from(line), qos, args.retain).await?;
+                client
+                    .publish(&args.topic, Bytes::from(line), qos, args.retain)
+                    .await?;
             }
         } else {
             let payload = match (&args.message, &args.file) {
                 (Some(message), _) => Bytes::from(message.clone()),
-                (None, Some(file)) => {
-                    Bytes::from(std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?)
-                }
+                (None, Some(file)) => Bytes::from(
+                    std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?,
+                ),
                 (None, None) if args.null => Bytes::new(),
-                (None, None) => return Err("say what to publish: -m TEXT, -f FILE, -l or -n".into()),
+                (None, None) => {
+                    return Err("say what to publish: -m TEXT, -f FILE, -l or -n".into());
+                }
             };
-            client.publish(&args.topic, payload, qos, args.retain).await?;
+            client
+                .publish(&args.topic, payload, qos, args.retain)
+                .await?;
         }
         client.disconnect().await
     })
 }
 
 pub(super) fn subscribe(args: SubArgs) -> Outcome {
-    let expiry = if args.disable_clean_session { args.session_expiry_interval } else { 0 };
+    let expiry = if args.disable_clean_session {
+        args.session_expiry_interval
+    } else {
+        0
+    };
     let options = args.connect.options(!args.disable_clean_session, expiry)?;
     let timeout = args.timeout.map(Duration::from_secs);
     super::runtime()?.block_on(async {
         let reading = follow(&args, &options);
         match timeout {
-            Some(timeout) => tokio::time::timeout(timeout, reading).await.unwrap_or(Ok(())),
+            Some(timeout) => tokio::time::timeout(timeout, reading)
+                .await
+                .unwrap_or(Ok(())),
             None => reading.await,
         }
     })
@@ -158,11 +170,17 @@ pub(super) fn subscribe(args: SubArgs) -> Outcome {
 async fn follow(args: &SubArgs, options: &Options) -> Outcome {
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut client = Client::connect(options).await?;
-    client.subscribe(&args.topic, level(args.connect.qos), !args.no_retained).await?;
+    client
+        .subscribe(&args.topic, level(args.connect.qos), !args.no_retained)
+        .await?;
     while left > 0 {
         let lost = match client.receive().await {
             Ok(Packet::Publish(publish)) => {
-                print(args.verbose, publish.topic.as_ref().map_or("", |topic| topic.as_str()), &publish.payload)?;
+                print(
+                    args.verbose,
+                    publish.topic.as_ref().map_or("", |topic| topic.as_str()),
+                    &publish.payload,
+                )?;
                 left -= 1;
                 if let Some(packet_id) = publish.packet_id {
                     let ack = meridian_mqtt::packet::Ack {
@@ -171,15 +189,20 @@ async fn follow(args: &SubArgs, options: &Options) -> Outcome {
                         reason_string: None,
                         user: Vec::new(),
                     };
-                    let answer =
-                        if publish.qos == QoS::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
+                    let answer = if publish.qos == QoS::ExactlyOnce {
+                        Packet::PubRec(ack)
+                    } else {
+                        Packet::PubAck(ack)
+                    };
                     client.send(&answer).await.err()
                 } else {
                     None
                 }
             }
             Ok(Packet::PubRel(ack)) => client.send(&Packet::PubComp(ack)).await.err(),
-            Ok(Packet::Disconnect(disconnect)) => Some(format!("the broker left: {}", disconnect.reason)),
+            Ok(Packet::Disconnect(disconnect)) => {
+                Some(format!("the broker left: {}", disconnect.reason))
+            }
             Ok(_) => None,
             Err(error) => Some(error),
         };
@@ -189,7 +212,9 @@ async fn follow(args: &SubArgs, options: &Options) -> Outcome {
             tokio::time::sleep(Duration::from_secs(1)).await;
             match Client::connect(options).await {
                 Ok(mut client) => {
-                    client.subscribe(&args.topic, level(args.connect.qos), !args.no_retained).await?;
+                    client
+                        .subscribe(&args.topic, level(args.connect.qos), !args.no_retained)
+                        .await?;
                     break client;
                 }
                 Err(error) => eprintln!("meridian: {error}"),
@@ -208,7 +233,9 @@ fn print(verbose: bool, topic: &str, payload: &[u8]) -> Outcome {
     }
     line.extend_from_slice(payload);
     line.push(b'\n');
-    out.write_all(&line).and_then(|()| out.flush()).map_err(|error| error.to_string())
+    out.write_all(&line)
+        .and_then(|()| out.flush())
+        .map_err(|error| error.to_string())
 }
 
 fn level(qos: u8) -> QoS {
@@ -226,9 +253,16 @@ impl ConnectArgs {
             "311" | "4" | "mqttv311" => Version::V311,
             other => return Err(format!("{other} is no version: write 5 or 311")),
         };
-        let tls = self.cafile.clone().map(|cafile| Tls { cafile, pair: self.cert.clone().zip(self.key.clone()) });
+        let tls = self.cafile.clone().map(|cafile| Tls {
+            cafile,
+            pair: self.cert.clone().zip(self.key.clone()),
+        });
         let port = self.port.unwrap_or(if tls.is_some() { 8883 } else { 1883 });
-        let unique = format!("meridian-{}-{}", std::process::id(), crate::clock::wall_ms());
+        let unique = format!(
+            "meridian-{}-{}",
+            std::process::id(),
+            crate::clock::wall_ms()
+        );
         Ok(Options {
             host: self.host.clone(),
             port,
@@ -241,7 +275,12 @@ impl ConnectArgs {
             username: self.username.clone(),
             password: self.pw.clone(),
             will: self.will_topic.clone().map(|topic| {
-                (topic, Bytes::from(self.will_payload.clone()), level(self.will_qos), self.will_retain)
+                (
+                    topic,
+                    Bytes::from(self.will_payload.clone()),
+                    level(self.will_qos),
+                    self.will_retain,
+                )
             }),
         })
     }

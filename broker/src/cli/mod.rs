@@ -1,7 +1,21 @@
 //! The command line: one node, the demo, and the commands that speak with a running node.
 //!
 //! Exit codes: 0 done, 1 refused, 2 usage.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to people")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line speaks to people"
+)]
+
+/// Prints a line; whoever closes the pipe wants no more, and that is no failure.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        if writeln!(std::io::stdout(), $($part)*).is_err() {
+            std::process::exit(0);
+        }
+    }};
+}
 
 mod client;
 mod demo;
@@ -111,5 +125,8 @@ pub fn run() -> ExitCode {
 
 /// A runtime with a thread for each processor that this process may use.
 fn runtime() -> Result<tokio::runtime::Runtime, String> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())
 }

@@ -21,9 +21,12 @@ pub(super) struct ServeArgs {
 
 pub(super) fn run(args: &ServeArgs) -> Outcome {
     log_to_stderr(args.log_json);
-    let config = Config::load(args.config.as_deref(), std::env::vars()).map_err(|error| error.to_string())?;
+    let config = Config::load(args.config.as_deref(), std::env::vars())
+        .map_err(|error| error.to_string())?;
     super::runtime()?.block_on(async {
-        let server = Server::start(&config).await.map_err(|error| error.to_string())?;
+        let server = Server::start(&config)
+            .await
+            .map_err(|error| error.to_string())?;
         for (name, address) in &server.addresses {
             tracing::info!(listener = name, %address, "Listening.");
         }
@@ -38,15 +41,19 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
 pub(super) fn check(file: &Path) -> Outcome {
     match Config::load(Some(file), []) {
         Ok(_) => {
-            println!("{}: right", file.display());
+            say!("{}: right", file.display());
             Ok(())
         }
         Err(error) => {
             for mistake in &error.0 {
-                println!("{mistake}");
+                say!("{mistake}");
             }
             let count = error.0.len();
-            Err(format!("{}: {count} mistake{}", file.display(), if count == 1 { "" } else { "s" }))
+            Err(format!(
+                "{}: {count} mistake{}",
+                file.display(),
+                if count == 1 { "" } else { "s" }
+            ))
         }
     }
 }
@@ -55,9 +62,15 @@ pub(super) fn check(file: &Path) -> Outcome {
 pub(super) fn log_to_stderr(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=error"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // The first call counts; a second one would be the same.
-    let _already_set = if json { builder.json().try_init() } else { builder.try_init() };
+    let _already_set = if json {
+        builder.json().try_init()
+    } else {
+        builder.try_init()
+    };
 }
 
 /// Ctrl-C or SIGTERM.

@@ -60,27 +60,39 @@ pub(super) fn run(command: UserCommand) -> Outcome {
             let mut users = read(&file)?;
             eprint!("password: ");
             let mut password = String::new();
-            std::io::stdin().read_line(&mut password).map_err(|error| error.to_string())?;
+            std::io::stdin()
+                .read_line(&mut password)
+                .map_err(|error| error.to_string())?;
             let password = password.trim_end_matches(['\r', '\n']);
             if password.is_empty() {
                 return Err("an empty password is refused: anybody could guess it".into());
             }
-            let hash = Argon2::default().hash_password(password.as_bytes()).map_err(|error| error.to_string())?;
-            users.users.insert(name, User { password: hash.to_string() });
+            let hash = Argon2::default()
+                .hash_password(password.as_bytes())
+                .map_err(|error| error.to_string())?;
+            users.users.insert(
+                name,
+                User {
+                    password: hash.to_string(),
+                },
+            );
             write(&file, &users)
         }
         UserCommand::Rm { name, file } => {
             let mut users = read(&file)?;
-            users.users.remove(&name).ok_or_else(|| format!("{} has no user {name}", file.display()))?;
+            users
+                .users
+                .remove(&name)
+                .ok_or_else(|| format!("{} has no user {name}", file.display()))?;
             write(&file, &users)
         }
         UserCommand::List { file, json } => {
             let users = read(&file)?;
             let names: Vec<&String> = users.users.keys().collect();
             if json {
-                println!("{}", serde_json::json!(names));
+                say!("{}", serde_json::json!(names));
             } else {
-                names.iter().for_each(|name| println!("{name}"));
+                names.iter().for_each(|name| say!("{name}"));
             }
             Ok(())
         }
@@ -101,7 +113,15 @@ fn write(file: &Path, users: &Users) -> Outcome {
     let partial = PathBuf::from(format!("{}.partial", file.display()));
     let text = toml::to_string(users).map_err(|error| error.to_string())?;
     let mut options = std::fs::OpenOptions::new();
-    let mut out = options.write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(failed)?;
-    out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(failed)?;
+    let mut out = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)
+        .map_err(failed)?;
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.sync_all())
+        .map_err(failed)?;
     std::fs::rename(&partial, file).map_err(failed)
 }

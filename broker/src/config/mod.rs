@@ -65,7 +65,12 @@ impl Sharding {
     /// The shard map that this describes.
     #[must_use]
     pub fn map(&self) -> ShardMap {
-        ShardMap::new(self.roots.clone(), &self.regions, self.default_shards, self.client_region.clone())
+        ShardMap::new(
+            self.roots.clone(),
+            &self.regions,
+            self.default_shards,
+            self.client_region.clone(),
+        )
     }
 }
 
@@ -187,39 +192,62 @@ impl Config {
         let text = match file {
             None => String::new(),
             Some(file) => std::fs::read_to_string(file).map_err(|error| {
-                ConfigError(vec![Mistake::new(file.display().to_string(), format!("cannot be read: {error}"))])
+                ConfigError(vec![Mistake::new(
+                    file.display().to_string(),
+                    format!("cannot be read: {error}"),
+                )])
             })?,
         };
         let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
-        let mut reader = Reader::parse(&text, environment).map_err(|mistake| ConfigError(vec![mistake]))?;
+        let mut reader =
+            Reader::parse(&text, environment).map_err(|mistake| ConfigError(vec![mistake]))?;
         let config = read(&mut reader, base);
         let mistakes = reader.finish();
-        if mistakes.is_empty() { Ok(config) } else { Err(ConfigError(mistakes)) }
+        if mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError(mistakes))
+        }
     }
 }
 
 fn read(reader: &mut Reader, base: &Path) -> Config {
     let file = |path: String| base.join(path);
     let listeners = read_listeners(reader, base);
-    let loopback = [listeners.tcp, listeners.ws, listeners.tls.as_ref().map(|tls| tls.bind), listeners.wss.as_ref().map(|tls| tls.bind)]
-        .into_iter()
-        .flatten()
-        .all(|bind| is_loopback(bind.ip()));
+    let loopback = [
+        listeners.tcp,
+        listeners.ws,
+        listeners.tls.as_ref().map(|tls| tls.bind),
+        listeners.wss.as_ref().map(|tls| tls.bind),
+    ]
+    .into_iter()
+    .flatten()
+    .all(|bind| is_loopback(bind.ip()));
     read_cluster(reader);
     let config = Config {
         node: NodeConfig {
             id: reader.number("node.id", 1, 1, u64::from(u32::MAX)),
-            data_dir: reader.text("node.data_dir").map_or_else(|| PathBuf::from("./meridian-data"), PathBuf::from),
+            data_dir: reader
+                .text("node.data_dir")
+                .map_or_else(|| PathBuf::from("./meridian-data"), PathBuf::from),
             zone: reader.text("node.zone"),
         },
         sharding: Sharding {
             roots: reader.level_list("sharding.roots", &["gps", "geo", "cmd"]),
             regions: reader.level_list("sharding.regions", &[]),
-            default_shards: u16::try_from(reader.number("sharding.default_shards", 4, 1, 64)).unwrap_or(4),
+            default_shards: u16::try_from(reader.number("sharding.default_shards", 4, 1, 64))
+                .unwrap_or(4),
             client_region: reader.parsed("sharding.client_region", |text| {
                 let pattern = regex::Regex::new(text).map_err(|error| error.to_string())?;
-                let named = pattern.capture_names().flatten().any(|name| name == "region");
-                if named { Ok(pattern) } else { Err("the pattern needs a group (?<region>…)".to_owned()) }
+                let named = pattern
+                    .capture_names()
+                    .flatten()
+                    .any(|name| name == "region");
+                if named {
+                    Ok(pattern)
+                } else {
+                    Err("the pattern needs a group (?<region>…)".to_owned())
+                }
             }),
         },
         auth: AuthConfig {
@@ -239,21 +267,43 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
                 let read = |(at, pattern): (usize, &String)| {
                     InputPattern::new(pattern).map_err(|error| (at, error.to_string()))
                 };
-                let (good, bad): (Vec<_>, Vec<_>) = patterns.iter().enumerate().map(read).partition(Result::is_ok);
+                let (good, bad): (Vec<_>, Vec<_>) = patterns
+                    .iter()
+                    .enumerate()
+                    .map(read)
+                    .partition(Result::is_ok);
                 for (at, error) in bad.into_iter().filter_map(Result::err) {
                     reader.mistake(&format!("geo.input[{at}]"), error);
                 }
                 good.into_iter().flatten().collect()
             },
-            min_distance_m: reader.parsed("geo.min_distance", units::metres).unwrap_or(50.0),
-            max_silence: off_or(reader, "geo.max_silence", units::duration, Some(Duration::from_secs(300))),
-            max_speed_mps: off_or(reader, "geo.max_speed", units::metres_per_second, Some(100.0)),
-            max_future: reader.parsed("geo.max_future", units::duration).unwrap_or(Duration::from_secs(120)),
+            min_distance_m: reader
+                .parsed("geo.min_distance", units::metres)
+                .unwrap_or(50.0),
+            max_silence: off_or(
+                reader,
+                "geo.max_silence",
+                units::duration,
+                Some(Duration::from_secs(300)),
+            ),
+            max_speed_mps: off_or(
+                reader,
+                "geo.max_speed",
+                units::metres_per_second,
+                Some(100.0),
+            ),
+            max_future: reader
+                .parsed("geo.max_future", units::duration)
+                .unwrap_or(Duration::from_secs(120)),
         },
         sinks: read_sinks(reader, base),
     };
     if reader.text("auth.acl_file").is_some() {
-        reader.mistake("auth.acl_file", "this version has no access rules yet: take the key out, and see auth.publish_geo".into());
+        reader.mistake(
+            "auth.acl_file",
+            "this version has no access rules yet: take the key out, and see auth.publish_geo"
+                .into(),
+        );
     }
     config
 }
@@ -267,10 +317,16 @@ fn read_cluster(reader: &mut Reader) {
     reader.text_list("cluster.bootstrap", &[]);
     let seeds = reader.text_list("cluster.seeds", &[]);
     if seeds.len() > 1 {
-        reader.mistake("cluster.seeds", "this version runs one node: name at most this one".into());
+        reader.mistake(
+            "cluster.seeds",
+            "this version runs one node: name at most this one".into(),
+        );
     }
     if reader.number("cluster.replication", 1, 1, 9) > 1 {
-        reader.mistake("cluster.replication", "this version runs one node and keeps one copy: write 1".into());
+        reader.mistake(
+            "cluster.replication",
+            "this version runs one node and keeps one copy: write 1".into(),
+        );
     }
 }
 
@@ -287,7 +343,9 @@ fn read_listeners(reader: &mut Reader, base: &Path) -> Listeners {
     }
     let plain = |reader: &mut Reader, name: &str, port| {
         let section = format!("listeners.{name}");
-        reader.has_section(&section).then(|| bind(reader, &section, on_loopback(port)))
+        reader
+            .has_section(&section)
+            .then(|| bind(reader, &section, on_loopback(port)))
     };
     let secured = |reader: &mut Reader, name: &str, port| {
         let section = format!("listeners.{name}");
@@ -298,15 +356,24 @@ fn read_listeners(reader: &mut Reader, base: &Path) -> Listeners {
         let mut file = |key: &str, needed: bool| {
             let path = reader.text(&format!("{section}.{key}"));
             if path.is_none() && needed {
-                reader.mistake(&format!("{section}.{key}"), "is needed for TLS: the path of a PEM file".into());
+                reader.mistake(
+                    &format!("{section}.{key}"),
+                    "is needed for TLS: the path of a PEM file".into(),
+                );
             }
             path.map(|path| base.join(path))
         };
-        let (cert, key, client_ca) = (file("cert", true), file("key", true), file("client_ca", false));
+        let (cert, key, client_ca) = (
+            file("cert", true),
+            file("key", true),
+            file("client_ca", false),
+        );
         let tls12 = reader.parsed(&format!("{section}.min_version"), |text| match text {
             "1.3" => Ok(false),
             "1.2" => Ok(true),
-            other => Err(format!("`{other}` is no version that is offered: write 1.3 or 1.2")),
+            other => Err(format!(
+                "`{other}` is no version that is offered: write 1.3 or 1.2"
+            )),
         });
         Some(TlsListener {
             bind,
@@ -327,9 +394,12 @@ fn read_listeners(reader: &mut Reader, base: &Path) -> Listeners {
 
 fn bind(reader: &mut Reader, section: &str, default: SocketAddr) -> SocketAddr {
     let read = |text: &str| {
-        text.parse().map_err(|_| format!("`{text}` is no address: write 127.0.0.1:1883 or [::]:1883"))
+        text.parse()
+            .map_err(|_| format!("`{text}` is no address: write 127.0.0.1:1883 or [::]:1883"))
     };
-    reader.parsed(&format!("{section}.bind"), read).unwrap_or(default)
+    reader
+        .parsed(&format!("{section}.bind"), read)
+        .unwrap_or(default)
 }
 
 fn read_limits(reader: &mut Reader) -> LimitsConfig {
@@ -337,29 +407,53 @@ fn read_limits(reader: &mut Reader) -> LimitsConfig {
     // Checked, and kept for the limits that are not there yet.
     for (key, what) in [("limits.publish_rate", "per-client rates")] {
         if let Some(Some(_)) = reader.parsed(key, |text| units::or_off(text, units::per_second)) {
-            reader.mistake(key, format!("this version has no {what} yet: write off, or take the key out"));
+            reader.mistake(
+                key,
+                format!("this version has no {what} yet: write off, or take the key out"),
+            );
         }
     }
     LimitsConfig {
-        max_packet: u32::try_from(reader.parsed("limits.max_packet", |text| {
-            units::bytes(text).and_then(|bytes| {
-                if (1024..=268_435_460).contains(&bytes) { Ok(bytes) } else { Err("must be from 1KB to 256MB".into()) }
-            })
-        }).unwrap_or(256 << 10)).unwrap_or(u32::MAX),
+        max_packet: u32::try_from(
+            reader
+                .parsed("limits.max_packet", |text| {
+                    units::bytes(text).and_then(|bytes| {
+                        if (1024..=268_435_460).contains(&bytes) {
+                            Ok(bytes)
+                        } else {
+                            Err("must be from 1KB to 256MB".into())
+                        }
+                    })
+                })
+                .unwrap_or(256 << 10),
+        )
+        .unwrap_or(u32::MAX),
         max_inflight: small(reader.number("limits.max_inflight", 32, 1, 65_535)),
         receive_maximum: small(reader.number("limits.receive_maximum", 1000, 1, 65_535)),
         max_queued: reader.number("limits.max_queued", 1000, 1, 65_000),
-        max_queued_bytes: reader.parsed("limits.max_queued_bytes", units::bytes).unwrap_or(64 << 20),
+        max_queued_bytes: reader
+            .parsed("limits.max_queued_bytes", units::bytes)
+            .unwrap_or(64 << 20),
         max_connections: {
             let sessions = reader.number("limits.max_sessions", 1_000_000, 1, 100_000_000);
             reader.number("limits.max_connections", sessions, 1, 100_000_000)
         },
-        max_subscriptions: usize::try_from(reader.number("limits.max_subscriptions", 1000, 1, 1_000_000)).unwrap_or(1000),
+        max_subscriptions: usize::try_from(reader.number(
+            "limits.max_subscriptions",
+            1000,
+            1,
+            1_000_000,
+        ))
+        .unwrap_or(1000),
         max_session_expiry: reader
             .parsed("limits.max_session_expiry", units::duration)
             .unwrap_or(Duration::from_secs(7 * 86_400)),
-        connect_timeout: reader.parsed("limits.connect_timeout", units::duration).unwrap_or(Duration::from_secs(10)),
-        max_keep_alive: reader.parsed("limits.max_keep_alive", units::duration).unwrap_or(Duration::from_secs(300)),
+        connect_timeout: reader
+            .parsed("limits.connect_timeout", units::duration)
+            .unwrap_or(Duration::from_secs(10)),
+        max_keep_alive: reader
+            .parsed("limits.max_keep_alive", units::duration)
+            .unwrap_or(Duration::from_secs(300)),
         max_events: reader.number("limits.max_events", 1_000_000, 1000, 1_000_000_000),
     }
 }
@@ -372,23 +466,39 @@ fn read_sinks(reader: &mut Reader, base: &Path) -> BTreeMap<String, SinkConfig> 
             Some("file") => {
                 let path = reader.text(&format!("{section}.path"));
                 if path.is_none() {
-                    reader.mistake(&format!("{section}.path"), "is needed: the file to write".into());
+                    reader.mistake(
+                        &format!("{section}.path"),
+                        "is needed: the file to write".into(),
+                    );
                 }
                 let sink = SinkConfig::File {
                     path: base.join(path.unwrap_or_default()),
-                    rotate_bytes: reader.parsed(&format!("{section}.rotate_size"), units::bytes).unwrap_or(256 << 20),
-                    rotate_age: off_or(reader, &format!("{section}.rotate_age"), units::duration, None),
+                    rotate_bytes: reader
+                        .parsed(&format!("{section}.rotate_size"), units::bytes)
+                        .unwrap_or(256 << 20),
+                    rotate_age: off_or(
+                        reader,
+                        &format!("{section}.rotate_age"),
+                        units::duration,
+                        None,
+                    ),
                     keep: reader.number(&format!("{section}.keep"), 0, 0, 1_000_000),
                 };
                 sinks.insert(name, sink);
             }
             Some(kind @ ("kafka" | "timescale")) => {
                 reader.ignore_section(&section);
-                reader.mistake(&format!("{section}.type"), format!("this version has no {kind} sink yet: it has file"));
+                reader.mistake(
+                    &format!("{section}.type"),
+                    format!("this version has no {kind} sink yet: it has file"),
+                );
             }
             Some(other) => {
                 reader.ignore_section(&section);
-                reader.mistake(&format!("{section}.type"), format!("`{other}` is no kind of sink: there is file"));
+                reader.mistake(
+                    &format!("{section}.type"),
+                    format!("`{other}` is no kind of sink: there is file"),
+                );
             }
             None => reader.mistake(&format!("{section}.type"), "is needed: file".into()),
         }
@@ -402,7 +512,9 @@ fn off_or<T>(
     read: impl Fn(&str) -> Result<T, String>,
     default: Option<T>,
 ) -> Option<T> {
-    reader.parsed(key, |text| units::or_off(text, &read)).unwrap_or(default)
+    reader
+        .parsed(key, |text| units::or_off(text, &read))
+        .unwrap_or(default)
 }
 
 /// Whether only this machine reaches `address`.
@@ -424,14 +536,23 @@ fn read_users(path: &Path) -> Result<HashMap<String, String>, String> {
     struct User {
         password: String,
     }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let file: File = toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let file: File =
+        toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     for (name, user) in &file.users {
         if !user.password.starts_with("$argon2id$") {
-            return Err(format!("{}: the password of {name} is no argon2id hash", path.display()));
+            return Err(format!(
+                "{}: the password of {name} is no argon2id hash",
+                path.display()
+            ));
         }
     }
-    Ok(file.users.into_iter().map(|(name, user)| (name, user.password)).collect())
+    Ok(file
+        .users
+        .into_iter()
+        .map(|(name, user)| (name, user.password))
+        .collect())
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ pub struct Mistake {
 
 impl Mistake {
     pub(crate) fn new(key: impl Into<String>, what: impl Into<String>) -> Self {
-        Mistake { key: key.into(), what: what.into() }
+        Mistake {
+            key: key.into(),
+            what: what.into(),
+        }
     }
 }
 
@@ -45,7 +48,9 @@ impl Reader {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Mistake> {
         let table: toml::Table = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+            let line = error
+                .span()
+                .map_or(0, |span| text[..span.start].lines().count().max(1));
             Mistake::new(format!("line {line}"), error.message().to_owned())
         })?;
         let mut reader = Reader {
@@ -57,7 +62,9 @@ impl Reader {
         };
         reader.flatten("", table);
         for (name, value) in environment {
-            let Some(path) = name.strip_prefix(PREFIX) else { continue };
+            let Some(path) = name.strip_prefix(PREFIX) else {
+                continue;
+            };
             let path = path.to_ascii_lowercase().replace("__", ".");
             reader.add_sections(&path);
             reader.values.insert(path, from_environment(&value));
@@ -67,7 +74,11 @@ impl Reader {
 
     fn flatten(&mut self, path: &str, table: toml::Table) {
         for (key, value) in table {
-            let path = if path.is_empty() { key } else { format!("{path}.{key}") };
+            let path = if path.is_empty() {
+                key
+            } else {
+                format!("{path}.{key}")
+            };
             match value {
                 Value::Table(table) => {
                     self.sections.insert(path.clone());
@@ -93,8 +104,14 @@ impl Reader {
     /// The names below `section`.
     pub(crate) fn subsections(&mut self, section: &str) -> Vec<String> {
         let prefix = format!("{section}.");
-        let below = self.sections.iter().filter_map(|path| path.strip_prefix(&prefix));
-        below.filter(|name| !name.contains('.')).map(str::to_owned).collect()
+        let below = self
+            .sections
+            .iter()
+            .filter_map(|path| path.strip_prefix(&prefix));
+        below
+            .filter(|name| !name.contains('.'))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Says nothing about what is in `section`.
@@ -123,7 +140,11 @@ impl Reader {
     }
 
     /// Text that `read` understands.
-    pub(crate) fn parsed<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(crate) fn parsed<T>(
+        &mut self,
+        key: &str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let text = self.text(key)?;
         match read(&text) {
             Ok(value) => Some(value),
@@ -148,11 +169,16 @@ impl Reader {
     pub(crate) fn number(&mut self, key: &str, default: u64, min: u64, max: u64) -> u64 {
         match self.take(key) {
             None => default,
-            Some(Value::Integer(number)) if u64::try_from(number).is_ok_and(|number| (min..=max).contains(&number)) => {
+            Some(Value::Integer(number))
+                if u64::try_from(number).is_ok_and(|number| (min..=max).contains(&number)) =>
+            {
                 u64::try_from(number).unwrap_or(default)
             }
             Some(other) => {
-                self.mistake(key, format!("must be a whole number from {min} to {max}, not {other}"));
+                self.mistake(
+                    key,
+                    format!("must be a whole number from {min} to {max}, not {other}"),
+                );
                 default
             }
         }
@@ -163,15 +189,23 @@ impl Reader {
         match self.take(key) {
             None => default(),
             Some(Value::Array(list)) => {
-                let texts: Option<Vec<String>> = list.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+                let texts: Option<Vec<String>> = list
+                    .iter()
+                    .map(|item| item.as_str().map(str::to_owned))
+                    .collect();
                 texts.unwrap_or_else(|| {
                     self.mistake(key, "must be a list of texts".into());
                     default()
                 })
             }
-            Some(Value::String(text)) => text.split(',').map(|item| item.trim().to_owned()).collect(),
+            Some(Value::String(text)) => {
+                text.split(',').map(|item| item.trim().to_owned()).collect()
+            }
             Some(other) => {
-                self.mistake(key, format!("must be a list of texts, not {}", other.type_str()));
+                self.mistake(
+                    key,
+                    format!("must be a list of texts, not {}", other.type_str()),
+                );
                 default()
             }
         }
@@ -182,12 +216,19 @@ impl Reader {
         let list = self.text_list(key, default);
         let mut seen = BTreeSet::new();
         for (at, level) in list.iter().enumerate() {
-            let bad = level.is_empty() || level.contains(['/', '+', '#', '\0']) || level.starts_with('$');
+            let bad =
+                level.is_empty() || level.contains(['/', '+', '#', '\0']) || level.starts_with('$');
             if bad || ["meta"].contains(&level.as_str()) || level.starts_with("default-") {
-                self.mistake(&format!("{key}[{at}]"), format!("`{level}` cannot be a topic level of ours"));
+                self.mistake(
+                    &format!("{key}[{at}]"),
+                    format!("`{level}` cannot be a topic level of ours"),
+                );
             }
             if !seen.insert(level) {
-                self.mistakes.push(Mistake::new(format!("{key}[{at}]"), format!("`{level}` is there twice")));
+                self.mistakes.push(Mistake::new(
+                    format!("{key}[{at}]"),
+                    format!("`{level}` is there twice"),
+                ));
             }
         }
         list

@@ -5,7 +5,9 @@ use std::time::Duration;
 /// Splits `12.5km` into number and unit. The number is finite and not negative.
 fn split(text: &str) -> Option<(f64, &str)> {
     let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let number: f64 = text[..end].parse().ok()?;
     (number.is_finite()).then(|| (number, text[end..].trim()))
 }
@@ -25,7 +27,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     };
     let seconds = split(text).and_then(|(number, unit)| Some(number * factor(unit)?));
     let seconds = seconds.filter(|seconds| *seconds <= 1e10);
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("`{text}` is no duration: write 250ms, 30s, 5m or 1h"))
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("`{text}` is no duration: write 250ms, 30s, 5m or 1h"))
 }
 
 /// `500B`, `64KB`, `256MB`, `1GB`: powers of 1024, with or without an `i`.
@@ -40,10 +44,17 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         "G" | "GB" | "GIB" => Some(30),
         _ => None,
     };
-    let value = split(text).and_then(|(number, unit)| Some(number * f64::from(1_u32 << shift(unit)?)));
+    let value =
+        split(text).and_then(|(number, unit)| Some(number * f64::from(1_u32 << shift(unit)?)));
     let value = value.filter(|value| *value <= 1e15);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative and at most 1e15")]
-    value.map(|value| value as u64).ok_or_else(|| format!("`{text}` is no size: write 500B, 64KB, 256MB or 1GB"))
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative and at most 1e15"
+    )]
+    value
+        .map(|value| value as u64)
+        .ok_or_else(|| format!("`{text}` is no size: write 500B, 64KB, 256MB or 1GB"))
 }
 
 /// `50m`, `1.2km`, in metres.
@@ -57,7 +68,9 @@ pub fn metres(text: &str) -> Result<f64, String> {
         _ => None,
     };
     let value = split(text).and_then(|(number, unit)| Some(number * factor(unit)?));
-    value.filter(|value| *value <= 1e8).ok_or_else(|| format!("`{text}` is no distance: write 50m or 1.2km"))
+    value
+        .filter(|value| *value <= 1e8)
+        .ok_or_else(|| format!("`{text}` is no distance: write 50m or 1.2km"))
 }
 
 /// `25m/s`, `90km/h`, in metres per second.
@@ -81,16 +94,29 @@ pub fn metres_per_second(text: &str) -> Result<f64, String> {
 /// # Errors
 /// Says what is expected.
 pub fn per_second(text: &str) -> Result<u32, String> {
-    let number = text.strip_suffix("/s").and_then(|number| number.trim().parse().ok());
-    number.filter(|number| *number > 0).ok_or_else(|| format!("`{text}` is no rate: write 100/s"))
+    let number = text
+        .strip_suffix("/s")
+        .and_then(|number| number.trim().parse().ok());
+    number
+        .filter(|number| *number > 0)
+        .ok_or_else(|| format!("`{text}` is no rate: write 100/s"))
 }
 
 /// `off`, or what `read` takes.
 ///
 /// # Errors
 /// Those of `read`.
-pub fn or_off<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
-    if text == "off" { Ok(None) } else { read(text).map(Some).map_err(|error| format!("{error}, or off")) }
+pub fn or_off<T>(
+    text: &str,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    if text == "off" {
+        Ok(None)
+    } else {
+        read(text)
+            .map(Some)
+            .map_err(|error| format!("{error}, or off"))
+    }
 }
 
 #[cfg(test)]
@@ -113,7 +139,11 @@ mod tests {
         for wrong in ["", "5", "-5s", "5 weeks", "1e999s", "NaNs", "s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
-        assert!(bytes("64 potatoes").is_err() && metres("50").is_err() && metres_per_second("0m/s").is_err());
+        assert!(
+            bytes("64 potatoes").is_err()
+                && metres("50").is_err()
+                && metres_per_second("0m/s").is_err()
+        );
         assert!(per_second("0/s").is_err());
     }
 }

@@ -22,8 +22,14 @@ impl<S: Stream> Connection<S> {
         if let Some(max) = connect.properties.maximum_packet_size {
             self.packet_bytes_max = max;
         }
-        if let Err(reason) = self.node.auth.check(connect.username.as_ref(), connect.password.as_ref()).await {
-            metrics::counter!("meridian_connections_refused_total", "reason" => "credentials").increment(1);
+        if let Err(reason) = self
+            .node
+            .auth
+            .check(connect.username.as_ref(), connect.password.as_ref())
+            .await
+        {
+            metrics::counter!("meridian_connections_refused_total", "reason" => "credentials")
+                .increment(1);
             self.session.refuse(reason, None);
             return;
         }
@@ -47,7 +53,11 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Opens the session: in the log of its home shard if anything of it must survive, or did.
-    async fn open(&mut self, connect: &Connect, client_id: &Text) -> Result<(Link, Option<OpenedSession>), ReasonCode> {
+    async fn open(
+        &mut self,
+        connect: &Connect,
+        client_id: &Text,
+    ) -> Result<(Link, Option<OpenedSession>), ReasonCode> {
         let node = Arc::clone(&self.node);
         let home = node.shards.map.of_client(client_id);
         let shard = node.shards.get(home);
@@ -90,14 +100,18 @@ impl<S: Stream> Connection<S> {
         let persistent = opened
             .as_ref()
             .filter(|opened| opened.present || expiry_s > 0)
-            .map(|opened| Persistent { home, epoch: opened.epoch });
+            .map(|opened| Persistent {
+                home,
+                epoch: opened.epoch,
+            });
         // A persistent session keeps its handle, and with it its subscriptions.
         let handle = node
             .registry
             .get(client_id)
             .filter(|handle| persistent.is_some() && handle.persistent == persistent)
             .unwrap_or_else(|| Arc::new(SessionHandle::new(client_id, persistent)));
-        node.registry.replace(Arc::clone(&handle), &node.dispatch.subscriptions);
+        node.registry
+            .replace(Arc::clone(&handle), &node.dispatch.subscriptions);
         let owner = node.next_owner();
         handle.open(owner);
         let link = Link {
@@ -105,9 +119,10 @@ impl<S: Stream> Connection<S> {
             owner,
             client_id: client_id.clone(),
             home,
-            logged: opened
-                .as_ref()
-                .map(|opened| Logged { epoch: opened.epoch, connection_epoch: opened.connection_epoch }),
+            logged: opened.as_ref().map(|opened| Logged {
+                epoch: opened.epoch,
+                connection_epoch: opened.connection_epoch,
+            }),
             queue_high: 0,
             queue_taken: 0,
             queue_more: persistent.is_some(),
@@ -129,7 +144,14 @@ impl<S: Stream> Connection<S> {
         let present = opened.as_ref().is_some_and(|opened| opened.present);
         let resume = opened.map_or_else(Vec::new, |opened| self.resume(connect, &mut link, opened));
         let expiry_s = link.handle.persistent.map_or(0, |_| {
-            connect.properties.session_expiry_s.unwrap_or(if connect.version == Version::V311 { u32::MAX } else { 0 })
+            connect
+                .properties
+                .session_expiry_s
+                .unwrap_or(if connect.version == Version::V311 {
+                    u32::MAX
+                } else {
+                    0
+                })
         });
         self.link = Some(Box::new(link));
         self.session.accept(
@@ -148,18 +170,27 @@ impl<S: Stream> Connection<S> {
     fn resume(&self, connect: &Connect, link: &mut Link, opened: OpenedSession) -> Vec<Resume> {
         let sent_upto = link.handle.sent_upto.load(Ordering::Relaxed);
         // After a restart nobody knows: no more than the window was ever under way.
-        let window = connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
+        let window = connect
+            .properties
+            .receive_maximum
+            .map_or(u16::MAX, NonZeroU16::get);
         let window = usize::from(window.min(self.node.session_limits.max_inflight));
         let now_ms = wall_ms();
         let mut resume = Vec::new();
         for (at, (seq, entry)) in opened.queue.into_iter().enumerate() {
-            let seen = if sent_upto > 0 { seq <= sent_upto } else { at < window };
+            let seen = if sent_upto > 0 {
+                seq <= sent_upto
+            } else {
+                at < window
+            };
             if !seen && !entry.released {
                 break;
             }
             let packet_id = PacketId(packet_id_of(seq));
             let queued = entry.queued.as_ref();
-            let message = queued.and_then(|queued| queued.message.as_ref()).and_then(Outgoing::from_message);
+            let message = queued
+                .and_then(|queued| queued.message.as_ref())
+                .and_then(Outgoing::from_message);
             resume.push(match (queued, message) {
                 (Some(queued), Some(message)) => Resume::Publish(message.delivery(
                     qos(queued.qos),
@@ -168,7 +199,10 @@ impl<S: Stream> Connection<S> {
                     now_ms,
                     seq.try_into().ok(),
                 )),
-                _ => Resume::Released { packet_id, handle: seq },
+                _ => Resume::Released {
+                    packet_id,
+                    handle: seq,
+                },
             });
             link.queue_high = seq;
             link.queue_taken += 1;

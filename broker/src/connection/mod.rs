@@ -109,7 +109,9 @@ enum Event {
 pub async fn serve<S: Stream>(stream: S, peer: String, node: Arc<Node>) {
     let now = Instant::now();
     let session = Session::new(Arc::clone(&node.session_limits), now);
-    let deadline = session.poll_timeout().unwrap_or(now + Duration::from_secs(3600));
+    let deadline = session
+        .poll_timeout()
+        .unwrap_or(now + Duration::from_secs(3600));
     let mut connection = Connection {
         stream,
         peer,
@@ -166,13 +168,18 @@ impl<S: Stream> Connection<S> {
     /// The network is gone, and nobody said DISCONNECT [MQTT-3.1.2-8].
     fn lost(&mut self) {
         let session_expiry_s = self.session.session_expiry_s();
-        self.ended.get_or_insert(Ended { will: WillFate::Publish, session_expiry_s });
+        self.ended.get_or_insert(Ended {
+            will: WillFate::Publish,
+            session_expiry_s,
+        });
     }
 
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Event> {
         if !self.output.is_empty() {
             match Pin::new(&mut self.stream).poll_write(context, &self.output) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Event::Failed(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Event::Failed(io::ErrorKind::WriteZero.into()));
+                }
                 Poll::Ready(Ok(written)) => {
                     if written == self.output.len() {
                         // An idle connection holds no buffer.
@@ -200,7 +207,9 @@ impl<S: Stream> Connection<S> {
             }
             if let Some(link) = &self.link {
                 match link.handle.poll_take(link.owner, &mut self.mail, context) {
-                    Poll::Ready(Taken::Mail { queue_grew }) => return Poll::Ready(Event::Mail { queue_grew }),
+                    Poll::Ready(Taken::Mail { queue_grew }) => {
+                        return Poll::Ready(Event::Mail { queue_grew });
+                    }
                     Poll::Ready(Taken::Overtaken) => return Poll::Ready(Event::Overtaken),
                     Poll::Pending => {}
                 }
@@ -259,11 +268,19 @@ impl<S: Stream> Connection<S> {
                     Output::Publish { publish } => self.publish(publish).await,
                     Output::Release(id) => self.release(id).await,
                     Output::Subscribe(subscribe) => Box::pin(self.subscribe(subscribe)).await,
-                    Output::Unsubscribe(unsubscribe) => Box::pin(self.unsubscribe(unsubscribe)).await,
+                    Output::Unsubscribe(unsubscribe) => {
+                        Box::pin(self.unsubscribe(unsubscribe)).await
+                    }
                     Output::Acknowledged { handle } => self.settled(handle),
                     Output::Received { handle } => self.received(handle),
-                    Output::Close { will, session_expiry_s } => {
-                        self.ended.get_or_insert(Ended { will, session_expiry_s });
+                    Output::Close {
+                        will,
+                        session_expiry_s,
+                    } => {
+                        self.ended.get_or_insert(Ended {
+                            will,
+                            session_expiry_s,
+                        });
                     }
                 }
             }
@@ -279,7 +296,12 @@ impl<S: Stream> Connection<S> {
             self.node.counters.sent(publish.qos);
         }
         let before = self.output.len();
-        if let Err(error) = codec::encode(packet, self.version, self.packet_bytes_max, &mut self.output) {
+        if let Err(error) = codec::encode(
+            packet,
+            self.version,
+            self.packet_bytes_max,
+            &mut self.output,
+        ) {
             self.output.truncate(before);
             tracing::debug!(peer = self.peer, %error, "A packet was not sent.");
         }
@@ -291,7 +313,8 @@ impl<S: Stream> Connection<S> {
             match mail {
                 Mail::Deliver(delivery) => {
                     if self.session.deliver(delivery, now).is_err() {
-                        metrics::counter!("meridian_messages_dropped_total", "reason" => "outbox").increment(1);
+                        metrics::counter!("meridian_messages_dropped_total", "reason" => "outbox")
+                            .increment(1);
                     }
                 }
                 Mail::Published { id, result } => self.session.published(id, result),
@@ -306,7 +329,9 @@ impl<S: Stream> Connection<S> {
 
     /// Wakes no later than the session asks; a later deadline is looked at when the old one comes.
     fn arm_timer(&mut self) {
-        let Some(deadline) = self.session.poll_timeout() else { return };
+        let Some(deadline) = self.session.poll_timeout() else {
+            return;
+        };
         let deadline = deadline.into();
         if deadline < self.timer.deadline() || self.timer.is_elapsed() {
             self.timer.as_mut().reset(deadline);
@@ -325,15 +350,24 @@ impl<S: Stream> Connection<S> {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            Pin::new(&mut self.stream).poll_shutdown(context).map(|_| ())
+            Pin::new(&mut self.stream)
+                .poll_shutdown(context)
+                .map(|_| ())
         });
         // A client that takes nothing any more loses its last packet, not our time.
         let _slow = tokio::time::timeout(LINGER, last).await;
         let Some(link) = self.link.take() else { return };
-        let Some(_rest) = link.handle.close(link.owner) else { return };
-        let ended = self.ended.take().unwrap_or(Ended { will: WillFate::Publish, session_expiry_s: 0 });
+        let Some(_rest) = link.handle.close(link.owner) else {
+            return;
+        };
+        let ended = self.ended.take().unwrap_or(Ended {
+            will: WillFate::Publish,
+            session_expiry_s: 0,
+        });
         if link.handle.persistent.is_none() {
-            self.node.registry.remove(&link.handle, &self.node.dispatch.subscriptions);
+            self.node
+                .registry
+                .remove(&link.handle, &self.node.dispatch.subscriptions);
         }
         if let Some(logged) = link.logged {
             let close = log::CloseSession {
@@ -343,7 +377,11 @@ impl<S: Stream> Connection<S> {
                 expiry_s: ended.session_expiry_s,
             };
             let home = self.node.shards.get(link.home);
-            if home.propose(log::command::Body::CloseSession(close)).await.is_err() {
+            if home
+                .propose(log::command::Body::CloseSession(close))
+                .await
+                .is_err()
+            {
                 tracing::debug!(client = %link.client_id, "The end of a session could not be logged.");
             }
         }

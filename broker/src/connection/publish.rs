@@ -41,17 +41,26 @@ impl<S: Stream> Connection<S> {
         let shard_index = self.node.shards.map.of_topic(&message.topic);
         // A QoS 2 publication of a session that survives is known by name, so that its resend is known too.
         let once = match (id, link.logged, link.handle.persistent) {
-            (Some(id), Some(logged), Some(_)) if message.qos == QoS::ExactlyOnce => Some(log::Once {
-                client_id: link.client_id.as_str().to_owned(),
-                epoch: logged.epoch,
-                packet_id: u32::from(id.0.get()),
-            }),
+            (Some(id), Some(logged), Some(_)) if message.qos == QoS::ExactlyOnce => {
+                Some(log::Once {
+                    client_id: link.client_id.as_str().to_owned(),
+                    epoch: logged.epoch,
+                    packet_id: u32::from(id.0.get()),
+                })
+            }
             _ => None,
         };
         let (body, device) = match input {
             Some((region, device)) => {
                 let (region, device) = (region.to_owned(), device.to_owned());
-                match self.node.geo.publish(&self.node, shard_index, &message, &region, &device, publish.dup) {
+                match self.node.geo.publish(
+                    &self.node,
+                    shard_index,
+                    &message,
+                    &region,
+                    &device,
+                    publish.dup,
+                ) {
                     GeoPublish::Changed(mut fixes) => {
                         fixes.raw = Some(message.to_message());
                         fixes.once = once;
@@ -72,9 +81,19 @@ impl<S: Stream> Connection<S> {
         if let (Some(id), QoS::ExactlyOnce) = (id, message.qos) {
             link.names.insert(id, shard_index);
         }
-        let waiter = Waiter::Publisher { session: link.handle.clone(), owner: link.owner, id, device };
+        let waiter = Waiter::Publisher {
+            session: link.handle.clone(),
+            owner: link.owner,
+            id,
+            device,
+        };
         let shard = self.node.shards.get(shard_index);
-        shard.submit_with(Proposal { command: body, waiter }).await;
+        shard
+            .submit_with(Proposal {
+                command: body,
+                waiter,
+            })
+            .await;
     }
 
     /// PUBREL: the publication's name may be used again, as soon as the log says so [MQTT-4.3.3-12].
@@ -86,7 +105,13 @@ impl<S: Stream> Connection<S> {
         };
         let shards = &self.node.shards;
         let holder = link.names.remove(&id).or_else(|| {
-            let holds = |shard| shards.get(shard).state.lock().holds_name(&link.client_id, logged.epoch, id.0.get());
+            let holds = |shard| {
+                shards
+                    .get(shard)
+                    .state
+                    .lock()
+                    .holds_name(&link.client_id, logged.epoch, id.0.get())
+            };
             shards.map.all().find(|shard| holds(*shard))
         });
         let Some(shard) = holder else {
@@ -98,12 +123,22 @@ impl<S: Stream> Connection<S> {
             epoch: logged.epoch,
             packet_id: u32::from(id.0.get()),
         };
-        let waiter = Waiter::Releaser { session: link.handle.clone(), owner: link.owner, id };
+        let waiter = Waiter::Releaser {
+            session: link.handle.clone(),
+            owner: link.owner,
+            id,
+        };
         let command = log::command::Body::Release(log::Release { once: Some(once) });
-        shards.get(shard).submit_with(Proposal { command, waiter }).await;
+        shards
+            .get(shard)
+            .submit_with(Proposal { command, waiter })
+            .await;
     }
 }
 
 fn plain(message: &Outgoing, once: Option<log::Once>) -> log::command::Body {
-    log::command::Body::Publish(log::Publish { message: Some(message.to_message()), once })
+    log::command::Body::Publish(log::Publish {
+        message: Some(message.to_message()),
+        once,
+    })
 }

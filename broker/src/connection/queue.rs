@@ -14,16 +14,23 @@ const TAKEN_MAX: usize = 128;
 impl<S: Stream> Connection<S> {
     /// Takes from the queue what the session has room for. Whether it took anything.
     pub(super) fn pull_queue(&mut self) -> bool {
-        let Some(link) = &mut self.link else { return false };
+        let Some(link) = &mut self.link else {
+            return false;
+        };
         if !link.queue_more || link.queue_taken >= TAKEN_MAX {
             return false;
         }
         let room = TAKEN_MAX - link.queue_taken;
         let entries: Vec<(u64, log::QueuedMessage)> = {
             let state = self.node.shards.get(link.home).state.lock();
-            let Some(session) = state.session(&link.client_id) else { return false };
+            let Some(session) = state.session(&link.client_id) else {
+                return false;
+            };
             let after = session.queue.range(link.queue_high + 1..);
-            after.take(room).filter_map(|(seq, entry)| Some((*seq, entry.queued.clone()?))).collect()
+            after
+                .take(room)
+                .filter_map(|(seq, entry)| Some((*seq, entry.queued.clone()?)))
+                .collect()
         };
         link.queue_more = entries.len() == room;
         let (now, now_ms) = (Instant::now(), wall_ms());
@@ -44,7 +51,8 @@ impl<S: Stream> Connection<S> {
             });
             if !matches!(delivered, Some(Ok(()))) {
                 // Expired, or too large for this client: it will never be sent.
-                metrics::counter!("meridian_messages_dropped_total", "reason" => "expired").increment(1);
+                metrics::counter!("meridian_messages_dropped_total", "reason" => "expired")
+                    .increment(1);
                 link.settled.push(*seq);
                 link.queue_taken -= 1;
             }
@@ -83,6 +91,10 @@ impl<S: Stream> Connection<S> {
             received: std::mem::take(&mut link.received),
         };
         let home = link.home;
-        self.node.shards.get(home).submit(log::command::Body::Settle(settle)).await;
+        self.node
+            .shards
+            .get(home)
+            .submit(log::command::Body::Settle(settle))
+            .await;
     }
 }

@@ -34,7 +34,9 @@ impl<S: Stream> Connection<S> {
         for wanted in &subscribe.filters {
             reasons.push(self.add(wanted, subscribe.subscription_id, &mut gathered));
         }
-        if let (Some(logged), Some(_), false) = (logged, handle.persistent, gathered.subscriptions.is_empty()) {
+        if let (Some(logged), Some(_), false) =
+            (logged, handle.persistent, gathered.subscriptions.is_empty())
+        {
             let command = log::command::Body::Subscribe(log::Subscribe {
                 client_id: client_id.as_str().to_owned(),
                 session_epoch: logged.epoch,
@@ -54,7 +56,8 @@ impl<S: Stream> Connection<S> {
         let now = Instant::now();
         for delivery in gathered.direct {
             if self.session.deliver(delivery, now).is_err() {
-                metrics::counter!("meridian_messages_dropped_total", "reason" => "outbox").increment(1);
+                metrics::counter!("meridian_messages_dropped_total", "reason" => "outbox")
+                    .increment(1);
             }
         }
         if let Some(link) = &mut self.link {
@@ -63,9 +66,18 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Puts one subscription in place, and gathers what it brings.
-    fn add(&self, wanted: &Subscription, subscription_id: Option<u32>, gathered: &mut Gathered) -> ReasonCode {
-        let Some(link) = &self.link else { return ReasonCode::UnspecifiedError };
-        let Ok(filter) = &wanted.filter else { return ReasonCode::TopicFilterInvalid };
+    fn add(
+        &self,
+        wanted: &Subscription,
+        subscription_id: Option<u32>,
+        gathered: &mut Gathered,
+    ) -> ReasonCode {
+        let Some(link) = &self.link else {
+            return ReasonCode::UnspecifiedError;
+        };
+        let Ok(filter) = &wanted.filter else {
+            return ReasonCode::TopicFilterInvalid;
+        };
         let filter = filter.detach();
         let handle = &link.handle;
         let is_new = !handle.filters.lock().contains(&filter);
@@ -80,7 +92,12 @@ impl<S: Stream> Connection<S> {
         };
         let shards = &self.node.shards;
         let reach = shards.map.of_filter(&filter);
-        let route = Arc::new(Route::new(Arc::clone(handle), filter.clone(), options, &reach));
+        let route = Arc::new(Route::new(
+            Arc::clone(handle),
+            filter.clone(),
+            options,
+            &reach,
+        ));
         // First the route, then the cut: what is published behind the cut finds the route.
         self.node.dispatch.subscriptions.insert(Arc::clone(&route));
         if is_new {
@@ -104,7 +121,9 @@ impl<S: Stream> Connection<S> {
                     subscription_ids: ids.clone(),
                 });
             } else {
-                gathered.direct.push(retained.delivery(qos, true, ids.clone(), now_ms, None));
+                gathered
+                    .direct
+                    .push(retained.delivery(qos, true, ids.clone(), now_ms, None));
             }
         };
         for shard in reach.shards() {
@@ -122,7 +141,13 @@ impl<S: Stream> Connection<S> {
             self.node.sys.for_each_match(&filter, &mut take);
         }
         if handle.persistent.is_some() {
-            gathered.subscriptions.push(subscription_to_log(&filter, options, wanted.retain_handling, &route, shards.map.names()));
+            gathered.subscriptions.push(subscription_to_log(
+                &filter,
+                options,
+                wanted.retain_handling,
+                &route,
+                shards.map.names(),
+            ));
         }
         ReasonCode::granted(wanted.qos)
     }
@@ -143,12 +168,18 @@ impl<S: Stream> Connection<S> {
                 Ok(_) => ReasonCode::NoSubscriptionExisted,
             });
         }
-        handle.filters.lock().retain(|filter| !gone.contains(filter));
+        handle
+            .filters
+            .lock()
+            .retain(|filter| !gone.contains(filter));
         if let (Some(logged), Some(_), false) = (logged, handle.persistent, gone.is_empty()) {
             let command = log::command::Body::Unsubscribe(log::Unsubscribe {
                 client_id: client_id.as_str().to_owned(),
                 session_epoch: logged.epoch,
-                filters: gone.iter().map(|filter| filter.as_str().to_owned()).collect(),
+                filters: gone
+                    .iter()
+                    .map(|filter| filter.as_str().to_owned())
+                    .collect(),
             });
             if self.node.shards.get(home).propose(command).await.is_err() {
                 self.session.disconnect(ReasonCode::ServerUnavailable, None);
@@ -175,6 +206,9 @@ fn subscription_to_log(
             retain_handling: retain_handling as u32,
             subscription_id: options.subscription_id,
         }),
-        since: route.placed().map(|(shard, first)| (names[shard.at()].clone(), first)).collect(),
+        since: route
+            .placed()
+            .map(|(shard, first)| (names[shard.at()].clone(), first))
+            .collect(),
     }
 }

@@ -28,10 +28,11 @@ impl Dispatch {
     /// Sends a message to the live subscribers that it concerns. How many there were.
     pub fn live(&self, message: &Outgoing, source: Source) -> usize {
         let mut recipients = 0;
-        self.subscriptions.recipients(message, source, Audience::Live, |to| {
-            recipients += 1;
-            self.send(message, to);
-        });
+        self.subscriptions
+            .recipients(message, source, Audience::Live, |to| {
+                recipients += 1;
+                self.send(message, to);
+            });
         recipients
     }
 
@@ -42,8 +43,13 @@ impl Dispatch {
             // At QoS 0 nothing is kept for who is not there.
             Ok(()) | Err(Undelivered::Offline) => {}
             Err(Undelivered::SlowConsumer) => {
-                let reason = if to.qos == QoS::AtMostOnce { "slow_consumer_qos0" } else { "slow_consumer" };
-                metrics::counter!("meridian_messages_dropped_total", "reason" => reason).increment(1);
+                let reason = if to.qos == QoS::AtMostOnce {
+                    "slow_consumer_qos0"
+                } else {
+                    "slow_consumer"
+                };
+                metrics::counter!("meridian_messages_dropped_total", "reason" => reason)
+                    .increment(1);
             }
         }
     }
@@ -84,10 +90,11 @@ impl EffectSink for ShardEffects {
         for effect in &effects {
             self.act(effect);
         }
-        self.tail.push(effects.into_iter().filter_map(|effect| match effect {
-            Effect::Event { offset, event } => Some((offset, event)),
-            _ => None,
-        }));
+        self.tail
+            .push(effects.into_iter().filter_map(|effect| match effect {
+                Effect::Event { offset, event } => Some((offset, event)),
+                _ => None,
+            }));
     }
 }
 
@@ -96,13 +103,20 @@ impl ShardEffects {
         match effect {
             Effect::Event { offset, event } => {
                 if let Some(log::event::Body::Alert(alert)) = &event.body {
-                    metrics::counter!("meridian_alerts_total", "type" => alert.r#type.clone()).increment(1);
+                    metrics::counter!("meridian_alerts_total", "type" => alert.r#type.clone())
+                        .increment(1);
                 }
                 if self.dispatch.subscriptions.is_empty() {
                     return;
                 }
                 if let Some(message) = Outgoing::from_event(event) {
-                    self.dispatch.live(&message, Source::Event { shard: self.shard, offset: *offset });
+                    self.dispatch.live(
+                        &message,
+                        Source::Event {
+                            shard: self.shard,
+                            offset: *offset,
+                        },
+                    );
                 }
             }
             Effect::Queued { client_id, .. } => {
@@ -110,8 +124,11 @@ impl ShardEffects {
                     session.queue_grew();
                 }
             }
-            Effect::Dropped { reason: DropReason::QueueFull } => {
-                metrics::counter!("meridian_messages_dropped_total", "reason" => "queue_full").increment(1);
+            Effect::Dropped {
+                reason: DropReason::QueueFull,
+            } => {
+                metrics::counter!("meridian_messages_dropped_total", "reason" => "queue_full")
+                    .increment(1);
             }
             Effect::WillDue { once, message } => self.errand(Errand::PublishWill {
                 home: self.shard,
@@ -119,10 +136,19 @@ impl ShardEffects {
                 message: message.clone(),
             }),
             Effect::SessionEnded { client_id, epoch } => {
-                self.registry.ended(client_id, *epoch, &self.dispatch.subscriptions);
-                self.errand(Errand::Forget { client_id: client_id.clone(), epoch: *epoch });
+                self.registry
+                    .ended(client_id, *epoch, &self.dispatch.subscriptions);
+                self.errand(Errand::Forget {
+                    client_id: client_id.clone(),
+                    epoch: *epoch,
+                });
             }
-            Effect::Rejected { device, region, ts_ms, reason } => {
+            Effect::Rejected {
+                device,
+                region,
+                ts_ms,
+                reason,
+            } => {
                 crate::geo::report_rejected(&self.dispatch, region, device, Some(*ts_ms), reason);
             }
             Effect::Classified { result } => {

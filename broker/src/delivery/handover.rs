@@ -26,8 +26,11 @@ pub async fn run(source: ShardIndex, shards: Arc<Shards>, mut stop: watch::Recei
     let shard = shards.get(source);
     let mut head = shard.tail.watch();
     // By home: the first offset that it does not have.
-    let mut homes: BTreeMap<ShardIndex, u64> =
-        shards.map.all().map(|home| (home, shards.get(home).state.lock().handed(&shard.name))).collect();
+    let mut homes: BTreeMap<ShardIndex, u64> = shards
+        .map
+        .all()
+        .map(|home| (home, shards.get(home).state.lock().handed(&shard.name)))
+        .collect();
     let mut next = start(&shards, &homes, shard.tail.head());
     while !*stop.borrow() {
         if next >= shard.tail.head() {
@@ -64,8 +67,17 @@ pub async fn run(source: ShardIndex, shards: Arc<Shards>, mut stop: watch::Recei
             if *handed >= upto || items.is_empty() && upto - *handed < SILENT_MAX {
                 continue;
             }
-            let enqueue = log::Enqueue { source: shard.name.clone(), upto, items };
-            while shards.get(*home).propose(log::command::Body::Enqueue(enqueue.clone())).await.is_err() {
+            let enqueue = log::Enqueue {
+                source: shard.name.clone(),
+                upto,
+                items,
+            };
+            while shards
+                .get(*home)
+                .propose(log::command::Body::Enqueue(enqueue.clone()))
+                .await
+                .is_err()
+            {
                 // Unknown counts as refused: an entry that did arrive makes the repetition change nothing.
                 if *stop.borrow() {
                     return;
@@ -80,7 +92,9 @@ pub async fn run(source: ShardIndex, shards: Arc<Shards>, mut stop: watch::Recei
 
 /// Where the slowest home with sessions is; homes without sessions want nothing older than what is to come.
 fn start(shards: &Shards, homes: &BTreeMap<ShardIndex, u64>, head: u64) -> u64 {
-    let waiting = homes.iter().filter(|(home, _)| shards.get(**home).state.lock().sessions().next().is_some());
+    let waiting = homes
+        .iter()
+        .filter(|(home, _)| shards.get(**home).state.lock().sessions().next().is_some());
     waiting.map(|(_, handed)| *handed).min().unwrap_or(head)
 }
 
@@ -92,27 +106,41 @@ fn collect(
     homes: &BTreeMap<ShardIndex, u64>,
     items: &mut BTreeMap<ShardIndex, Vec<log::EnqueueItem>>,
 ) {
-    let Some(message) = Outgoing::from_event(event) else { return };
-    let from = Source::Event { shard: source, offset };
-    shards.dispatch.subscriptions.recipients(&message, from, Audience::Queued, |to| {
-        match to.session.persistent {
-            Some(persistent) => {
-                if homes.get(&persistent.home).is_some_and(|handed| *handed > offset) {
-                    return;
+    let Some(message) = Outgoing::from_event(event) else {
+        return;
+    };
+    let from = Source::Event {
+        shard: source,
+        offset,
+    };
+    shards
+        .dispatch
+        .subscriptions
+        .recipients(&message, from, Audience::Queued, |to| {
+            match to.session.persistent {
+                Some(persistent) => {
+                    if homes
+                        .get(&persistent.home)
+                        .is_some_and(|handed| *handed > offset)
+                    {
+                        return;
+                    }
+                    items
+                        .entry(persistent.home)
+                        .or_default()
+                        .push(log::EnqueueItem {
+                            client_id: to.session.client_id.to_string(),
+                            session_epoch: persistent.epoch,
+                            queued: Some(log::QueuedMessage {
+                                message: Some(message.to_message()),
+                                qos: to.qos as u32,
+                                retain: to.retain,
+                                subscription_ids: to.subscription_ids,
+                            }),
+                        });
                 }
-                items.entry(persistent.home).or_default().push(log::EnqueueItem {
-                    client_id: to.session.client_id.to_string(),
-                    session_epoch: persistent.epoch,
-                    queued: Some(log::QueuedMessage {
-                        message: Some(message.to_message()),
-                        qos: to.qos as u32,
-                        retain: to.retain,
-                        subscription_ids: to.subscription_ids,
-                    }),
-                });
+                // A live member of a shared subscription, whose turn it was.
+                None => shards.dispatch.send(&message, to),
             }
-            // A live member of a shared subscription, whose turn it was.
-            None => shards.dispatch.send(&message, to),
-        }
-    });
+        });
 }

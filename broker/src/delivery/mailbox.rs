@@ -159,7 +159,13 @@ impl SessionHandle {
                 return Err(Undelivered::Offline);
             }
             // QoS 0 leaves the last quarter to what was asked to arrive.
-            let room = |max: usize| if delivery.qos == QoS::AtMostOnce { max - max / 4 } else { max };
+            let room = |max: usize| {
+                if delivery.qos == QoS::AtMostOnce {
+                    max - max / 4
+                } else {
+                    max
+                }
+            };
             let too_many = inner.mail.len() >= room(limits.messages_max);
             let too_large = inner.bytes + size > room(limits.bytes_max) && inner.bytes > 0;
             if too_many || too_large {
@@ -213,7 +219,12 @@ impl SessionHandle {
     }
 
     /// Moves all mail into `into`, which is empty; pending while there is none.
-    pub fn poll_take(&self, owner: u64, into: &mut VecDeque<Mail>, context: &mut Context<'_>) -> Poll<Taken> {
+    pub fn poll_take(
+        &self,
+        owner: u64,
+        into: &mut VecDeque<Mail>,
+        context: &mut Context<'_>,
+    ) -> Poll<Taken> {
         let mut inner = self.inner.lock();
         if inner.owner != owner {
             return Poll::Ready(Taken::Overtaken);
@@ -227,7 +238,9 @@ impl SessionHandle {
         }
         inner.bytes = 0;
         std::mem::swap(&mut inner.mail, into);
-        Poll::Ready(Taken::Mail { queue_grew: std::mem::take(&mut inner.queue_grew) })
+        Poll::Ready(Taken::Mail {
+            queue_grew: std::mem::take(&mut inner.queue_grew),
+        })
     }
 
     /// Notes that the queue entry `seq` was sent.

@@ -36,7 +36,9 @@ impl InputPattern {
             })
             .collect();
         let count = |wanted: &Level| levels.iter().filter(|level| *level == wanted).count();
-        let odd = levels.iter().any(|level| matches!(level, Level::Literal(text) if text.contains(['{', '}', '+', '#'])));
+        let odd = levels.iter().any(
+            |level| matches!(level, Level::Literal(text) if text.contains(['{', '}', '+', '#'])),
+        );
         if odd || count(&Level::Region) != 1 || count(&Level::Device) != 1 {
             return Err(PatternError::Placeholders);
         }
@@ -57,7 +59,8 @@ impl InputPattern {
                 Level::Device => device = level,
             }
         }
-        (levels.next().is_none() && !region.is_empty() && !device.is_empty()).then_some((region, device))
+        (levels.next().is_none() && !region.is_empty() && !device.is_empty())
+            .then_some((region, device))
     }
 }
 
@@ -68,17 +71,38 @@ mod tests {
     #[test]
     fn an_input_topic_names_its_region_and_its_device() {
         let pattern = InputPattern::new("gps/{region}/{device}/position").unwrap();
-        let read = |topic| pattern.read(&TopicName::from_static(topic)).map(|(r, d)| (r.to_owned(), d.to_owned()));
-        assert_eq!(read("gps/hel/bus-1/position"), Some(("hel".into(), "bus-1".into())));
-        for other in ["gps/hel/bus-1", "gps/hel/bus-1/position/x", "geo/hel/bus-1/position", "gps//bus-1/position"] {
+        let read = |topic| {
+            pattern
+                .read(&TopicName::from_static(topic))
+                .map(|(r, d)| (r.to_owned(), d.to_owned()))
+        };
+        assert_eq!(
+            read("gps/hel/bus-1/position"),
+            Some(("hel".into(), "bus-1".into()))
+        );
+        for other in [
+            "gps/hel/bus-1",
+            "gps/hel/bus-1/position/x",
+            "geo/hel/bus-1/position",
+            "gps//bus-1/position",
+        ] {
             assert_eq!(read(other), None, "{other}");
         }
     }
 
     #[test]
     fn a_pattern_without_a_device_is_none() {
-        for wrong in ["gps/{region}/position", "gps/{region}/{region}/{device}", "gps/x{region}/{device}", "gps/+/{region}/{device}"] {
-            assert_eq!(InputPattern::new(wrong), Err(PatternError::Placeholders), "{wrong}");
+        for wrong in [
+            "gps/{region}/position",
+            "gps/{region}/{region}/{device}",
+            "gps/x{region}/{device}",
+            "gps/+/{region}/{device}",
+        ] {
+            assert_eq!(
+                InputPattern::new(wrong),
+                Err(PatternError::Placeholders),
+                "{wrong}"
+            );
         }
     }
 }

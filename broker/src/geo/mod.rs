@@ -62,7 +62,13 @@ impl GeoInputs {
                         Ok(fix) => fixes.push(fix),
                         Err(error) => {
                             count("rejected", 1);
-                            report_rejected(&node.dispatch, region, device, None, &error.to_string());
+                            report_rejected(
+                                &node.dispatch,
+                                region,
+                                device,
+                                None,
+                                &error.to_string(),
+                            );
                         }
                     }
                 }
@@ -73,23 +79,41 @@ impl GeoInputs {
             }
         }
         if fixes.is_empty() {
-            return if must_log { GeoPublish::Plain } else { GeoPublish::Unchanged };
+            return if must_log {
+                GeoPublish::Plain
+            } else {
+                GeoPublish::Unchanged
+            };
         }
         let shard = node.shards.get(shard);
         let mut admission = shard.admission.lock();
         if must_log {
             return GeoPublish::Changed(admission.follow(device, region, &fixes, resend));
         }
-        let admitted =
-            admission.admit(&mut shard.state.lock(), device, region, fixes, resend, message.received_ms);
+        let admitted = admission.admit(
+            &mut shard.state.lock(),
+            device,
+            region,
+            fixes,
+            resend,
+            message.received_ms,
+        );
         drop(admission);
         count("suppressed", admitted.suppressed);
         count("duplicate", admitted.duplicates);
         count("rejected", admitted.rejected.len());
         for rejected in &admitted.rejected {
-            report_rejected(&node.dispatch, region, device, Some(rejected.ts_ms), &rejected.reason);
+            report_rejected(
+                &node.dispatch,
+                region,
+                device,
+                Some(rejected.ts_ms),
+                &rejected.reason,
+            );
         }
-        admitted.command.map_or(GeoPublish::Unchanged, GeoPublish::Changed)
+        admitted
+            .command
+            .map_or(GeoPublish::Unchanged, GeoPublish::Changed)
     }
 }
 
@@ -100,8 +124,16 @@ fn count(result: &'static str, fixes: usize) {
 }
 
 /// Says why a fix was unusable, at QoS 0, to whoever listens now.
-pub fn report_rejected(dispatch: &Dispatch, region: &str, device: &str, ts_ms: Option<i64>, reason: &str) {
-    let Some(topic) = topic(&format!("geo/{region}/{device}/rejected")) else { return };
+pub fn report_rejected(
+    dispatch: &Dispatch,
+    region: &str,
+    device: &str,
+    ts_ms: Option<i64>,
+    reason: &str,
+) {
+    let Some(topic) = topic(&format!("geo/{region}/{device}/rejected")) else {
+        return;
+    };
     let mut report = serde_json::json!({
         "schema": "meridian.rejected.v1", "device": device, "region": region, "reason": reason,
     });

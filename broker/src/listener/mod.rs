@@ -61,14 +61,22 @@ impl Listener {
         connections_max: u64,
         node: Arc<Node>,
     ) -> io::Result<Listener> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(accept(listener, transport, connections_max, node, stopped));
-        Ok(Listener { address, task, stop })
+        Ok(Listener {
+            address,
+            task,
+            stop,
+        })
     }
 
     /// Accepts nobody any more. Connections that are there go on.
@@ -102,7 +110,8 @@ async fn accept(
             }
         };
         if u64::try_from(node.counters.connections()).unwrap_or(0) >= connections_max {
-            metrics::counter!("meridian_connections_refused_total", "reason" => "full").increment(1);
+            metrics::counter!("meridian_connections_refused_total", "reason" => "full")
+                .increment(1);
             continue;
         }
         if let Err(error) = stream.set_nodelay(true) {
@@ -115,7 +124,9 @@ async fn accept(
             continue;
         }
         // Who waits here waits in the kernel's queue.
-        let Ok(turn) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let Ok(turn) = Arc::clone(&handshakes).acquire_owned().await else {
+            return;
+        };
         let transport = transport.clone();
         tokio::spawn(async move {
             let shaken = tokio::time::timeout(HANDSHAKE_MAX, shake(stream, &transport)).await;
@@ -142,8 +153,8 @@ async fn shake(stream: TcpStream, transport: &Transport) -> io::Result<AnyStream
         Transport::Tcp => Ok(Box::new(stream)),
         Transport::Tls(acceptor) => Ok(Box::new(acceptor.accept(stream).await?)),
         Transport::WebSocket => Ok(Box::new(websocket::accept(stream).await?)),
-        Transport::SecureWebSocket(acceptor) => {
-            Ok(Box::new(websocket::accept(acceptor.accept(stream).await?).await?))
-        }
+        Transport::SecureWebSocket(acceptor) => Ok(Box::new(
+            websocket::accept(acceptor.accept(stream).await?).await?,
+        )),
     }
 }

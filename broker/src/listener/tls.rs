@@ -52,24 +52,32 @@ pub enum TlsError {
 pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = certificates(&files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| failed(&files.key, &error))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| failed(&files.key, &error))?;
     let pair = |error: rustls::Error| TlsError::Pair {
         cert: files.cert.clone(),
         key: files.key.clone(),
         message: error.to_string(),
     };
-    let versions: &[&rustls::SupportedProtocolVersion] =
-        if files.tls12 { &[&rustls::version::TLS13, &rustls::version::TLS12] } else { &[&rustls::version::TLS13] };
-    let builder =
-        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).map_err(pair)?;
+    let versions: &[&rustls::SupportedProtocolVersion] = if files.tls12 {
+        &[&rustls::version::TLS13, &rustls::version::TLS12]
+    } else {
+        &[&rustls::version::TLS13]
+    };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .map_err(pair)?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
             for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| failed(path, &error))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| failed(path, &error))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
             builder.with_client_cert_verifier(verifier.map_err(|error| failed(path, &error))?)
         }
     };
@@ -80,10 +88,19 @@ pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = CertificateDer::pem_file_iter(path).map_err(|error| failed(path, &error))?;
-    let chain: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| failed(path, &error))?;
-    if chain.is_empty() { Err(failed(path, &"there is no certificate in it")) } else { Ok(chain) }
+    let chain: Vec<_> = read
+        .collect::<Result<_, _>>()
+        .map_err(|error| failed(path, &error))?;
+    if chain.is_empty() {
+        Err(failed(path, &"there is no certificate in it"))
+    } else {
+        Ok(chain)
+    }
 }
 
 fn failed(path: &Path, message: &dyn ToString) -> TlsError {
-    TlsError::File { path: path.to_owned(), message: message.to_string() }
+    TlsError::File {
+        path: path.to_owned(),
+        message: message.to_string(),
+    }
 }

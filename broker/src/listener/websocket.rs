@@ -10,7 +10,9 @@ use futures::{Sink as _, Stream as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::{
+    HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL,
+};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -24,7 +26,9 @@ pub(super) struct WebSocketBytes<S> {
 }
 
 /// Does the handshake: path `/mqtt`, subprotocol `mqtt` [MQTT-6.0.0-3].
-pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> io::Result<WebSocketBytes<S>> {
+pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+) -> io::Result<WebSocketBytes<S>> {
     let config = WebSocketConfig::default()
         .read_buffer_size(4096)
         .write_buffer_size(0)
@@ -32,7 +36,12 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> io::
         .max_message_size(Some(FRAME_MAX))
         .max_frame_size(Some(FRAME_MAX));
     let inner = tokio_tungstenite::accept_hdr_async_with_config(stream, check, Some(config)).await;
-    inner.map(|inner| WebSocketBytes { inner, rest: Bytes::new() }).map_err(io::Error::other)
+    inner
+        .map(|inner| WebSocketBytes {
+            inner,
+            rest: Bytes::new(),
+        })
+        .map_err(io::Error::other)
 }
 
 #[allow(clippy::result_large_err, reason = "the library's signature")]
@@ -45,10 +54,17 @@ fn check(request: &Request, mut response: Response) -> Result<Response, ErrorRes
     if request.uri().path() != "/mqtt" {
         return Err(refuse(StatusCode::NOT_FOUND, "MQTT is at /mqtt"));
     }
-    let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let offered = request
+        .headers()
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     let mut offered = offered.flat_map(|value| value.split(',')).map(str::trim);
     let Some(chosen) = offered.find(|protocol| ["mqtt", "mqttv3.1"].contains(protocol)) else {
-        return Err(refuse(StatusCode::BAD_REQUEST, "offer the subprotocol mqtt"));
+        return Err(refuse(
+            StatusCode::BAD_REQUEST,
+            "offer the subprotocol mqtt",
+        ));
     };
     if let Ok(value) = HeaderValue::from_str(chosen) {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, value);
@@ -64,7 +80,11 @@ fn broken(error: tungstenite::Error) -> io::Error {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketBytes<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             if !self.rest.is_empty() {
                 let count = self.rest.len().min(buffer.remaining());
@@ -92,16 +112,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketBytes<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketBytes<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         std::task::ready!(Pin::new(&mut self.inner).poll_ready(context)).map_err(broken)?;
         let bytes = &bytes[..bytes.len().min(FRAME_MAX)];
-        Pin::new(&mut self.inner).start_send(Message::Binary(Bytes::copy_from_slice(bytes))).map_err(broken)?;
+        Pin::new(&mut self.inner)
+            .start_send(Message::Binary(Bytes::copy_from_slice(bytes)))
+            .map_err(broken)?;
         Poll::Ready(Ok(bytes.len()))
     }
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context).map_err(broken)
+        Pin::new(&mut self.inner)
+            .poll_flush(context)
+            .map_err(broken)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_close(context).map_err(broken)
+        Pin::new(&mut self.inner)
+            .poll_close(context)
+            .map_err(broken)
     }
 }

@@ -4,7 +4,7 @@ mod outgoing;
 mod shard_map;
 mod subscriptions;
 
-pub(crate) use outgoing::{qos, text, topic};
 pub use outgoing::{Outgoing, alert_topic, position_topic};
+pub(crate) use outgoing::{qos, text, topic};
 pub use shard_map::{Reach, ShardIndex, ShardMap};
 pub use subscriptions::{Audience, Recipient, Route, RouteOptions, Source, Subscriptions};

@@ -108,10 +108,18 @@ impl Outgoing {
             payload_is_utf8: properties.and_then(|p| p.payload_is_utf8),
             message_expiry_s: properties.and_then(|p| p.message_expiry_s),
             content_type: properties.and_then(|p| p.content_type.as_ref()).map(owned),
-            response_topic: properties.and_then(|p| p.response_topic.as_ref()).map(|t| t.as_str().to_owned()),
+            response_topic: properties
+                .and_then(|p| p.response_topic.as_ref())
+                .map(|t| t.as_str().to_owned()),
             correlation_data: properties.and_then(|p| p.correlation_data.clone()),
             user: properties.map_or_else(Vec::new, |p| {
-                p.user.iter().map(|(n, v)| log::UserProperty { name: owned(n), value: owned(v) }).collect()
+                p.user
+                    .iter()
+                    .map(|(n, v)| log::UserProperty {
+                        name: owned(n),
+                        value: owned(v),
+                    })
+                    .collect()
             }),
             publisher: owned(&self.publisher),
             received_ms: self.received_ms,
@@ -128,7 +136,11 @@ impl Outgoing {
         now_ms: i64,
         queued: Option<NonZeroU64>,
     ) -> Delivery {
-        let expiry_s = self.properties.0.as_ref().and_then(|properties| properties.message_expiry_s);
+        let expiry_s = self
+            .properties
+            .0
+            .as_ref()
+            .and_then(|properties| properties.message_expiry_s);
         Delivery {
             topic: self.topic.clone(),
             payload: self.payload.clone(),
@@ -140,7 +152,9 @@ impl Outgoing {
                 let left_ms = self.received_ms + 1000 * i64::from(expiry_s) - now_ms;
                 Instant::now() + Duration::from_millis(u64::try_from(left_ms).unwrap_or(0))
             }),
-            packet_id: queued.map(|seq| meridian_mqtt::packet::PacketId(meridian_shard::packet_id_of(seq.get()))),
+            packet_id: queued.map(|seq| {
+                meridian_mqtt::packet::PacketId(meridian_shard::packet_id_of(seq.get()))
+            }),
             handle: queued.map_or(0, NonZeroU64::get),
         }
     }
@@ -155,7 +169,10 @@ pub fn position_topic(region: &str, device: &str) -> String {
 /// `geo/{region}/{device}/alert/{type}`, and the fence behind it where there is one.
 #[must_use]
 pub fn alert_topic(alert: &v1::Alert) -> String {
-    let base = format!("geo/{}/{}/alert/{}", alert.region, alert.device, alert.r#type);
+    let base = format!(
+        "geo/{}/{}/alert/{}",
+        alert.region, alert.device, alert.r#type
+    );
     match &alert.fence {
         // A fence's id may hold what a topic may not.
         Some(fence) => format!("{base}/{}", fence.id.replace(['+', '#', '/', '\0'], "_")),

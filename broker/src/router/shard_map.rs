@@ -61,11 +61,23 @@ impl ShardMap {
         assert!(default_shards > 0, "what is in no region must go somewhere");
         let mut names = regions.to_vec();
         names.extend((0..default_shards).map(|number| format!("default-{number}")));
-        assert!(u16::try_from(names.len()).is_ok(), "the configuration bounds the shards");
-        let mut by_length: Vec<(String, ShardIndex)> =
-            regions.iter().enumerate().map(|(at, region)| (region.clone(), index(at))).collect();
+        assert!(
+            u16::try_from(names.len()).is_ok(),
+            "the configuration bounds the shards"
+        );
+        let mut by_length: Vec<(String, ShardIndex)> = regions
+            .iter()
+            .enumerate()
+            .map(|(at, region)| (region.clone(), index(at)))
+            .collect();
         by_length.sort_by_key(|(region, _)| std::cmp::Reverse(region.len()));
-        ShardMap { names, roots, regions: by_length, first_default: regions.len(), client_region }
+        ShardMap {
+            names,
+            roots,
+            regions: by_length,
+            first_default: regions.len(),
+            client_region,
+        }
     }
 
     /// All shards by name.
@@ -95,7 +107,9 @@ impl ShardMap {
             return self.by_hash(&[topic]);
         }
         match (levels.next(), levels.next()) {
-            (Some(region), device) => self.of_region(region).unwrap_or_else(|| self.by_hash(&[region, device.unwrap_or("")])),
+            (Some(region), device) => self
+                .of_region(region)
+                .unwrap_or_else(|| self.by_hash(&[region, device.unwrap_or("")])),
             (None, _) => self.by_hash(&[topic]),
         }
     }
@@ -110,7 +124,11 @@ impl ShardMap {
             return Reach::Many(self.all().collect());
         }
         if !self.is_root(root) {
-            return if filter.has_wildcard() { Reach::Many(self.defaults().collect()) } else { Reach::One(self.by_hash(&[pattern])) };
+            return if filter.has_wildcard() {
+                Reach::Many(self.defaults().collect())
+            } else {
+                Reach::One(self.by_hash(&[pattern]))
+            };
         }
         match (levels.next(), levels.next()) {
             // `gps/#` matches `gps` as well.
@@ -139,9 +157,14 @@ impl ShardMap {
     /// Longest prefix wins; a prefix ends at the region's end or at a `-`.
     fn of_region(&self, region: &str) -> Option<ShardIndex> {
         let covers = |prefix: &str| {
-            region.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+            region
+                .strip_prefix(prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         };
-        self.regions.iter().find(|(prefix, _)| covers(prefix)).map(|(_, shard)| *shard)
+        self.regions
+            .iter()
+            .find(|(prefix, _)| covers(prefix))
+            .map(|(_, shard)| *shard)
     }
 
     fn is_root(&self, level: &str) -> bool {
@@ -154,7 +177,8 @@ impl ShardMap {
 
     fn by_hash(&self, parts: &[&str]) -> ShardIndex {
         let defaults = self.names.len() - self.first_default;
-        let hash = usize::try_from(fnv1a(parts) % defaults as u64).expect("less than the number of shards");
+        let hash = usize::try_from(fnv1a(parts) % defaults as u64)
+            .expect("less than the number of shards");
         index(self.first_default + hash)
     }
 }
@@ -192,7 +216,10 @@ mod tests {
     fn a_region_is_the_second_level_under_a_root_and_the_longest_prefix_wins() {
         let map = map();
         assert_eq!(topic(&map, "gps/us-east/truck-7/position"), "us-east");
-        assert_eq!(topic(&map, "geo/us-east-nyc/truck-7/alert/geofenceEnter"), "us-east-nyc");
+        assert_eq!(
+            topic(&map, "geo/us-east-nyc/truck-7/alert/geofenceEnter"),
+            "us-east-nyc"
+        );
         assert_eq!(topic(&map, "cmd/us-east-boston/x"), "us-east");
         assert!(topic(&map, "gps/us-eastern/x").starts_with("default-"));
         assert!(topic(&map, "other/us-east/x").starts_with("default-"));
@@ -201,20 +228,51 @@ mod tests {
     #[test]
     fn all_topics_of_a_device_in_no_configured_region_share_a_shard() {
         let map = map();
-        assert_eq!(topic(&map, "gps/mars/rover/position"), topic(&map, "geo/mars/rover/alert/alarm"));
+        assert_eq!(
+            topic(&map, "gps/mars/rover/position"),
+            topic(&map, "geo/mars/rover/alert/alarm")
+        );
     }
 
     #[test]
     fn a_filter_reaches_every_topic_that_it_matches() {
         let map = map();
-        let topics = ["gps", "gps/eu", "gps/eu/d/position", "gps/mars/rover/position", "a", "a/b", "geo/us-east-nyc/t/x", "other/eu"];
-        let filters = ["#", "+", "+/+", "gps/#", "gps/+/+/position", "gps/eu/#", "gps/mars/#", "gps/mars/rover/#", "a", "a/#", "a/+",
-            "gps/eu", "gps", "geo/us-east-nyc/+/x", "other/+", "+/eu/#"];
+        let topics = [
+            "gps",
+            "gps/eu",
+            "gps/eu/d/position",
+            "gps/mars/rover/position",
+            "a",
+            "a/b",
+            "geo/us-east-nyc/t/x",
+            "other/eu",
+        ];
+        let filters = [
+            "#",
+            "+",
+            "+/+",
+            "gps/#",
+            "gps/+/+/position",
+            "gps/eu/#",
+            "gps/mars/#",
+            "gps/mars/rover/#",
+            "a",
+            "a/#",
+            "a/+",
+            "gps/eu",
+            "gps",
+            "geo/us-east-nyc/+/x",
+            "other/+",
+            "+/eu/#",
+        ];
         for filter in filters.map(TopicFilter::from_static) {
             let reach = map.of_filter(&filter);
             for name in topics.map(TopicName::from_static) {
                 if filter.matches(&name) {
-                    assert!(reach.shards().contains(&map.of_topic(&name)), "{filter:?} must reach {name:?}");
+                    assert!(
+                        reach.shards().contains(&map.of_topic(&name)),
+                        "{filter:?} must reach {name:?}"
+                    );
                 }
             }
         }
@@ -223,7 +281,10 @@ mod tests {
     #[test]
     fn a_client_lives_in_the_region_that_its_id_names() {
         let map = map();
-        assert_eq!(map.names()[map.of_client("us-east.truck-7").at()], "us-east");
+        assert_eq!(
+            map.names()[map.of_client("us-east.truck-7").at()],
+            "us-east"
+        );
         assert!(map.names()[map.of_client("truck-7").at()].starts_with("default-"));
     }
 }

@@ -54,14 +54,27 @@ const NOT_YET: u64 = u64::MAX;
 impl Route {
     /// A subscription that is in place in no shard yet; see [`Route::place`].
     #[must_use]
-    pub fn new(session: Arc<SessionHandle>, filter: TopicFilter, options: RouteOptions, reach: &Reach) -> Self {
+    pub fn new(
+        session: Arc<SessionHandle>,
+        filter: TopicFilter,
+        options: RouteOptions,
+        reach: &Reach,
+    ) -> Self {
         let since = match reach {
             Reach::One(shard) => Since::One(*shard, AtomicU64::new(NOT_YET)),
-            Reach::Many(shards) => {
-                Since::Many(shards.iter().map(|shard| (*shard, AtomicU64::new(NOT_YET))).collect())
-            }
+            Reach::Many(shards) => Since::Many(
+                shards
+                    .iter()
+                    .map(|shard| (*shard, AtomicU64::new(NOT_YET)))
+                    .collect(),
+            ),
         };
-        Route { session, filter, options, since }
+        Route {
+            session,
+            filter,
+            options,
+            since,
+        }
     }
 
     /// From offset `first` of `shard` on, events match.
@@ -73,7 +86,8 @@ impl Route {
 
     /// By shard, the first offset that it may see.
     pub fn placed(&self) -> impl Iterator<Item = (ShardIndex, u64)> {
-        self.since().map(|(shard, since)| (shard, since.load(Ordering::Acquire)))
+        self.since()
+            .map(|(shard, since)| (shard, since.load(Ordering::Acquire)))
     }
 
     fn since(&self) -> impl Iterator<Item = (ShardIndex, &AtomicU64)> {
@@ -81,15 +95,16 @@ impl Route {
             Since::One(shard, since) => (Some((*shard, since)), [].as_slice()),
             Since::Many(shards) => (None, &**shards),
         };
-        one.into_iter().chain(many.iter().map(|(shard, since)| (*shard, since)))
+        one.into_iter()
+            .chain(many.iter().map(|(shard, since)| (*shard, since)))
     }
 
     fn sees(&self, source: Source) -> bool {
         match source {
             Source::Direct => true,
-            Source::Event { shard, offset } => {
-                self.placed().any(|(of, since)| of == shard && since != NOT_YET && offset >= since)
-            }
+            Source::Event { shard, offset } => self
+                .placed()
+                .any(|(of, since)| of == shard && since != NOT_YET && offset >= since),
         }
     }
 
@@ -151,9 +166,15 @@ impl Subscriptions {
         let queued = usize::from(route.is_queued(QoS::ExactlyOnce));
         self.queued.fetch_add(queued, Ordering::Release);
         let filter = route.filter.clone();
-        let old = self.tree.write().insert(&filter, key(&route.session, &filter), route);
+        let old = self
+            .tree
+            .write()
+            .insert(&filter, key(&route.session, &filter), route);
         if let Some(old) = &old {
-            self.queued.fetch_sub(usize::from(old.is_queued(QoS::ExactlyOnce)), Ordering::Release);
+            self.queued.fetch_sub(
+                usize::from(old.is_queued(QoS::ExactlyOnce)),
+                Ordering::Release,
+            );
         }
         old.is_some()
     }
@@ -162,7 +183,10 @@ impl Subscriptions {
     pub fn remove(&self, session: &Arc<SessionHandle>, filter: &TopicFilter) -> bool {
         let old = self.tree.write().remove(filter, &key(session, filter));
         if let Some(old) = &old {
-            self.queued.fetch_sub(usize::from(old.is_queued(QoS::ExactlyOnce)), Ordering::Release);
+            self.queued.fetch_sub(
+                usize::from(old.is_queued(QoS::ExactlyOnce)),
+                Ordering::Release,
+            );
         }
         old.is_some()
     }
@@ -181,7 +205,8 @@ impl Subscriptions {
         }
         let mut wanted = false;
         self.tree.read().for_each_match(&message.topic, |_, route| {
-            wanted |= route.is_queued(message.qos) && !(route.options.no_local && is_publisher(route, message));
+            wanted |= route.is_queued(message.qos)
+                && !(route.options.no_local && is_publisher(route, message));
         });
         wanted
     }
@@ -213,12 +238,20 @@ impl Subscriptions {
             plain.sort_by_key(|route| Arc::as_ptr(&route.session).addr());
         }
         for routes in plain.chunk_by(|a, b| Arc::ptr_eq(&a.session, &b.session)) {
-            let most = routes.iter().map(|route| route.options.qos).max().unwrap_or_default();
+            let most = routes
+                .iter()
+                .map(|route| route.options.qos)
+                .max()
+                .unwrap_or_default();
             each(Recipient {
                 session: Arc::clone(&routes[0].session),
                 qos: most.min(message.qos),
-                retain: message.retain && routes.iter().any(|route| route.options.retain_as_published),
-                subscription_ids: routes.iter().filter_map(|route| route.options.subscription_id).collect(),
+                retain: message.retain
+                    && routes.iter().any(|route| route.options.retain_as_published),
+                subscription_ids: routes
+                    .iter()
+                    .filter_map(|route| route.options.subscription_id)
+                    .collect(),
             });
         }
     }
@@ -236,19 +269,28 @@ impl Subscriptions {
         chosen: &mut Vec<Arc<Route>>,
     ) {
         shared.sort_by(|a, b| {
-            (a.filter.as_str(), &a.session.client_id).cmp(&(b.filter.as_str(), &b.session.client_id))
+            (a.filter.as_str(), &a.session.client_id)
+                .cmp(&(b.filter.as_str(), &b.session.client_id))
         });
         let turn = match source {
             Source::Event { offset, .. } => usize::try_from(offset).unwrap_or(usize::MAX),
             Source::Direct => self.turns.fetch_add(1, Ordering::Relaxed),
         };
         for group in shared.chunk_by(|a, b| a.filter == b.filter) {
-            let queued = source != Source::Direct && group.iter().any(|route| route.is_queued(message.qos));
+            let queued =
+                source != Source::Direct && group.iter().any(|route| route.is_queued(message.qos));
             if queued != (audience == Audience::Queued) {
                 continue;
             }
-            let online: Vec<&Arc<Route>> = group.iter().filter(|route| route.session.is_online()).collect();
-            let member = if online.is_empty() { &group[turn % group.len()] } else { online[turn % online.len()] };
+            let online: Vec<&Arc<Route>> = group
+                .iter()
+                .filter(|route| route.session.is_online())
+                .collect();
+            let member = if online.is_empty() {
+                &group[turn % group.len()]
+            } else {
+                online[turn % online.len()]
+            };
             chosen.push(Arc::clone(member));
         }
     }

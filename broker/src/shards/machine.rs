@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use meridian_raft::{Committed, StateMachine, StateReader, StateWrites};
-use meridian_shard::{Effect, FenceCatalog, MetaReply, MetaState, Reads, Reply, ShardState, Writes, log};
+use meridian_shard::{
+    Effect, FenceCatalog, MetaReply, MetaState, Reads, Reply, ShardState, Writes, log,
+};
 use parking_lot::Mutex;
 use prost::Message as _;
 
@@ -22,8 +24,16 @@ pub struct ShardMachine {
 
 impl ShardMachine {
     /// The machine whose state others on this node may read through `state`.
-    pub fn new(state: Arc<Mutex<ShardState>>, catalog: FenceCatalog, effects: Arc<dyn EffectSink>) -> Self {
-        ShardMachine { state, catalog, effects }
+    pub fn new(
+        state: Arc<Mutex<ShardState>>,
+        catalog: FenceCatalog,
+        effects: Arc<dyn EffectSink>,
+    ) -> Self {
+        ShardMachine {
+            state,
+            catalog,
+            effects,
+        }
     }
 }
 
@@ -35,7 +45,8 @@ impl StateMachine for ShardMachine {
         let mut store = Store(writes);
         let replies = {
             let mut state = self.state.lock();
-            let apply = |committed: &Committed| match log::Entry::decode(committed.payload.clone()) {
+            let apply = |committed: &Committed| match log::Entry::decode(committed.payload.clone())
+            {
                 Ok(entry) => state.apply(entry, &mut store, &mut effects),
                 // What was proposed was encoded by us; the log's checksums vouch for the rest.
                 Err(error) => {
@@ -74,7 +85,8 @@ impl StateMachine for MetaMachine {
     fn apply(&mut self, entries: &[Committed], writes: &mut StateWrites) -> Vec<Option<MetaReply>> {
         let mut state = self.state.lock();
         let mut store = Store(writes);
-        let apply = |committed: &Committed| match log::MetaEntry::decode(committed.payload.clone()) {
+        let apply = |committed: &Committed| match log::MetaEntry::decode(committed.payload.clone())
+        {
             Ok(entry) => Some(state.apply(&entry, &mut store)),
             Err(error) => {
                 tracing::error!(index = committed.index, %error, "An entry of the meta log cannot be read.");

@@ -14,8 +14,8 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
 pub use machine::{EffectSink, MetaMachine, ShardMachine};
-pub(crate) use proposer::{Proposal, QUEUE_MAX, Waiter, run as run_proposer};
 pub use proposer::Refused;
+pub(crate) use proposer::{Proposal, QUEUE_MAX, Waiter, run as run_proposer};
 pub use tail::EventTail;
 
 use crate::delivery::Dispatch;
@@ -49,7 +49,11 @@ impl Shard {
     /// [`Refused`].
     pub async fn propose(&self, command: log::command::Body) -> Result<Reply, Refused> {
         let (sender, receiver) = oneshot::channel();
-        self.submit_with(Proposal { command, waiter: Waiter::Reply(sender) }).await;
+        self.submit_with(Proposal {
+            command,
+            waiter: Waiter::Reply(sender),
+        })
+        .await;
         match tokio::time::timeout(PATIENCE, receiver).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(_)) => Err(Refused::Unavailable),
@@ -59,7 +63,11 @@ impl Shard {
 
     /// Proposes a command that nobody waits for.
     pub async fn submit(&self, command: log::command::Body) {
-        self.submit_with(Proposal { command, waiter: Waiter::Nobody }).await;
+        self.submit_with(Proposal {
+            command,
+            waiter: Waiter::Nobody,
+        })
+        .await;
     }
 
     /// Waits while the shard has all the commands that it can hold: back-pressure, down to the socket.
@@ -96,8 +104,16 @@ pub struct Shards {
 
 impl Shards {
     pub(crate) fn new(map: ShardMap, dispatch: Arc<Dispatch>, list: Vec<Shard>) -> Self {
-        assert_eq!(map.names().len(), list.len(), "every shard of the map is on this node");
-        Shards { map, dispatch, list }
+        assert_eq!(
+            map.names().len(),
+            list.len(),
+            "every shard of the map is on this node"
+        );
+        Shards {
+            map,
+            dispatch,
+            list,
+        }
     }
 
     /// One shard.

@@ -37,9 +37,18 @@ pub(crate) enum Waiter {
     Nobody,
     Reply(oneshot::Sender<Result<Reply, Refused>>),
     /// The publisher's connection, by its mailbox; and the admission of the device, if the publish holds fixes.
-    Publisher { session: Arc<SessionHandle>, owner: u64, id: Option<PacketId>, device: Option<String> },
+    Publisher {
+        session: Arc<SessionHandle>,
+        owner: u64,
+        id: Option<PacketId>,
+        device: Option<String>,
+    },
     /// PUBREL's connection.
-    Releaser { session: Arc<SessionHandle>, owner: u64, id: PacketId },
+    Releaser {
+        session: Arc<SessionHandle>,
+        owner: u64,
+        id: PacketId,
+    },
     /// Devices whose `last seen` went along.
     Seen(Vec<String>),
 }
@@ -69,11 +78,19 @@ pub(crate) async fn run(
             let mut commands = Vec::with_capacity(count);
             let mut waiters = Vec::with_capacity(count);
             for proposal in proposals.drain(..count) {
-                commands.push(log::Command { body: Some(proposal.command) });
+                commands.push(log::Command {
+                    body: Some(proposal.command),
+                });
                 waiters.push(proposal.waiter);
             }
-            let entry = log::Entry { proposed_at_ms: clock.lock().stamp(), commands };
-            let outcome = group.propose(Bytes::from(entry.encode_to_vec())).await.map_err(|error| refusal(&error));
+            let entry = log::Entry {
+                proposed_at_ms: clock.lock().stamp(),
+                commands,
+            };
+            let outcome = group
+                .propose(Bytes::from(entry.encode_to_vec()))
+                .await
+                .map_err(|error| refusal(&error));
             metrics::counter!("meridian_shard_entries_total").increment(1);
             for (at, waiter) in waiters.into_iter().enumerate() {
                 let reply = match &outcome {
@@ -97,7 +114,9 @@ fn entry_length(proposals: &[Proposal]) -> usize {
 }
 
 fn size_hint(command: &log::command::Body) -> usize {
-    let message = |message: &Option<log::Message>| message.as_ref().map_or(0, |message| message.payload.len());
+    let message = |message: &Option<log::Message>| {
+        message.as_ref().map_or(0, |message| message.payload.len())
+    };
     match command {
         log::command::Body::Publish(publish) => message(&publish.message),
         log::command::Body::Fixes(fixes) => message(&fixes.raw),
@@ -120,19 +139,38 @@ impl Waiter {
                 // Whoever asked may have gone.
                 let _gone = sender.send(reply);
             }
-            Waiter::Publisher { session, owner, id, device } => {
+            Waiter::Publisher {
+                session,
+                owner,
+                id,
+                device,
+            } => {
                 if let Some(device) = device {
                     settled(&device);
                 }
                 let Some(id) = id else { return };
                 match reply {
-                    Ok(_) => session.tell(owner, Mail::Published { id, result: Ok(Matched::Some) }),
+                    Ok(_) => session.tell(
+                        owner,
+                        Mail::Published {
+                            id,
+                            result: Ok(Matched::Some),
+                        },
+                    ),
                     // Certainly in no log: the client may know.
                     Err(Refused::Unavailable) => {
-                        session.tell(owner, Mail::Published { id, result: Err(ReasonCode::QuotaExceeded) });
+                        session.tell(
+                            owner,
+                            Mail::Published {
+                                id,
+                                result: Err(ReasonCode::QuotaExceeded),
+                            },
+                        );
                     }
                     // No negative acknowledgement for what may still commit: the client resends after the close.
-                    Err(Refused::Unknown) => session.tell(owner, Mail::End(ReasonCode::ServerUnavailable)),
+                    Err(Refused::Unknown) => {
+                        session.tell(owner, Mail::End(ReasonCode::ServerUnavailable))
+                    }
                 }
             }
             Waiter::Releaser { session, owner, id } => match reply {

@@ -32,7 +32,10 @@ impl EventTail {
     /// A tail of a log whose next offset is `head`.
     #[must_use]
     pub fn new(head: u64) -> Self {
-        EventTail { events: Mutex::default(), head: watch::channel(head).0 }
+        EventTail {
+            events: Mutex::default(),
+            head: watch::channel(head).0,
+        }
     }
 
     /// After a replay, says where the log stands. What the replay pushed stays readable.
@@ -54,7 +57,9 @@ impl EventTail {
             head = Some(offset + 1);
         }
         while kept.events.len() > EVENTS_MAX || kept.bytes > BYTES_MAX {
-            let Some((_, event)) = kept.events.pop_front() else { break };
+            let Some((_, event)) = kept.events.pop_front() else {
+                break;
+            };
             kept.bytes -= size(&event);
         }
         drop(kept);
@@ -71,7 +76,10 @@ impl EventTail {
     #[must_use]
     pub fn read(&self, from: u64, max: usize) -> Option<Vec<(u64, Arc<log::Event>)>> {
         let kept = self.events.lock();
-        let first = kept.events.front().map_or(*self.head.borrow(), |(offset, _)| *offset);
+        let first = kept
+            .events
+            .front()
+            .map_or(*self.head.borrow(), |(offset, _)| *offset);
         let skip = usize::try_from(from.checked_sub(first)?).ok()?;
         Some(kept.events.iter().skip(skip).take(max).cloned().collect())
     }

@@ -1,4 +1,9 @@
 //! A real broker process, and the oracle's expected events.
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "shared by several test binaries, each of which uses a part"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -23,7 +28,11 @@ pub struct Broker {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 impl Broker {
@@ -38,7 +47,12 @@ impl Broker {
         );
         std::fs::write(folder.path().join("meridian.toml"), config).unwrap();
         let child = spawn(folder.path());
-        let broker = Broker { folder, mqtt, http, child };
+        let broker = Broker {
+            folder,
+            mqtt,
+            http,
+            child,
+        };
         broker.wait_until_ready();
         broker
     }
@@ -46,7 +60,10 @@ impl Broker {
     fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
-            if ureq::get(format!("http://127.0.0.1:{}/readyz", self.http)).call().is_ok() {
+            if ureq::get(format!("http://127.0.0.1:{}/readyz", self.http))
+                .call()
+                .is_ok()
+            {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -71,7 +88,14 @@ impl Broker {
     }
 
     pub fn get(&self, path: &str) -> Value {
-        let text = ureq::get(self.api(path)).call().unwrap().body_mut().with_config().limit(1 << 30).read_to_string().unwrap();
+        let text = ureq::get(self.api(path))
+            .call()
+            .unwrap()
+            .body_mut()
+            .with_config()
+            .limit(1 << 30)
+            .read_to_string()
+            .unwrap();
         serde_json::from_str(&text).unwrap()
     }
 
@@ -79,11 +103,14 @@ impl Broker {
     pub fn put_fences(&self, files: &[&str]) {
         let mut features = Vec::new();
         for file in files {
-            let text = std::fs::read_to_string(testdata().join("fences").join(format!("{file}.geojson"))).unwrap();
+            let text =
+                std::fs::read_to_string(testdata().join("fences").join(format!("{file}.geojson")))
+                    .unwrap();
             let collection: Value = serde_json::from_str(&text).unwrap();
             features.extend(collection["features"].as_array().unwrap().iter().cloned());
         }
-        let body = serde_json::json!({ "type": "FeatureCollection", "features": features }).to_string();
+        let body =
+            serde_json::json!({ "type": "FeatureCollection", "features": features }).to_string();
         let mut response = ureq::put(self.api("fences"))
             .config()
             .http_status_as_error(false)
@@ -91,7 +118,11 @@ impl Broker {
             .header("Content-Type", "application/json")
             .send(body)
             .unwrap();
-        assert!(response.status().is_success(), "{}", response.body_mut().read_to_string().unwrap());
+        assert!(
+            response.status().is_success(),
+            "{}",
+            response.body_mut().read_to_string().unwrap()
+        );
     }
 }
 
@@ -103,7 +134,11 @@ impl Drop for Broker {
 }
 
 fn spawn(folder: &Path) -> Child {
-    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .unwrap();
     Command::new(env!("CARGO_BIN_EXE_meridian"))
         .args(["serve", "-c"])
         .arg(folder.join("meridian.toml"))
@@ -118,7 +153,9 @@ fn spawn(folder: &Path) -> Child {
 pub fn read_trace(name: &str) -> Vec<(String, String)> {
     let path = testdata().join("traces").join(format!("{name}.csv.gz"));
     let mut text = String::new();
-    flate2::read::GzDecoder::new(File::open(path).unwrap()).read_to_string(&mut text).unwrap();
+    flate2::read::GzDecoder::new(File::open(path).unwrap())
+        .read_to_string(&mut text)
+        .unwrap();
     let row = |line: &str| {
         let cells: Vec<&str> = line.split(',').collect();
         let names = ["ts", "lat", "lon", "speed_mps", "course_deg", "accuracy_m"];
@@ -144,16 +181,27 @@ pub fn add_alert(events: &mut Events, alert: &Value) -> bool {
         Some("geofenceDwell") => "dwell",
         _ => return false,
     };
-    let key = (alert["device"].as_str().unwrap().to_owned(), alert["fence"]["id"].as_str().unwrap().to_owned());
-    events.entry(key).or_default().insert((kind.to_owned(), alert["ts"].as_i64().unwrap()))
+    let key = (
+        alert["device"].as_str().unwrap().to_owned(),
+        alert["fence"]["id"].as_str().unwrap().to_owned(),
+    );
+    events
+        .entry(key)
+        .or_default()
+        .insert((kind.to_owned(), alert["ts"].as_i64().unwrap()))
 }
 
 fn read_expected(name: &str) -> Value {
-    let plain = testdata().join("expected").join(format!("{name}.events.json"));
+    let plain = testdata()
+        .join("expected")
+        .join(format!("{name}.events.json"));
     if plain.exists() {
-        return serde_json::from_reader(std::io::BufReader::new(File::open(plain).unwrap())).unwrap();
+        return serde_json::from_reader(std::io::BufReader::new(File::open(plain).unwrap()))
+            .unwrap();
     }
-    let packed = testdata().join("expected").join(format!("{name}.events.json.gz"));
+    let packed = testdata()
+        .join("expected")
+        .join(format!("{name}.events.json.gz"));
     serde_json::from_reader(flate2::read::GzDecoder::new(File::open(packed).unwrap())).unwrap()
 }
 
@@ -164,7 +212,10 @@ pub fn differences(name: &str, got: &Events) -> Vec<String> {
     let mut wanted: Events = Events::new();
     for event in expected["events"].as_array().unwrap() {
         let key = (text(&event[0]).unwrap(), text(&event[1]).unwrap());
-        wanted.entry(key).or_default().insert((text(&event[2]).unwrap(), event[3].as_i64().unwrap()));
+        wanted
+            .entry(key)
+            .or_default()
+            .insert((text(&event[2]).unwrap(), event[3].as_i64().unwrap()));
     }
     let mut left = got.clone();
     let mut wrong = Vec::new();
@@ -191,7 +242,11 @@ pub fn differences(name: &str, got: &Events) -> Vec<String> {
         }
         let mut by_time = span.clone();
         by_time.sort_by_key(|(_, ts)| *ts);
-        let inside = |state: &Value| state.as_bool().or_else(|| state.as_str().map(|word| word == "in"));
+        let inside = |state: &Value| {
+            state
+                .as_bool()
+                .or_else(|| state.as_str().map(|word| word == "in"))
+        };
         let mut state = inside(&flex[2]).unwrap_or(false);
         for (kind, ts) in &by_time {
             let enters = kind == "enter";
@@ -201,22 +256,37 @@ pub fn differences(name: &str, got: &Events) -> Vec<String> {
             state = enters;
         }
         if inside(&flex[3]).is_some_and(|after| after != state) {
-            wrong.push(format!("{key:?}: ends on the wrong side within {from}..{to}"));
+            wrong.push(format!(
+                "{key:?}: ends on the wrong side within {from}..{to}"
+            ));
         }
     }
     for flex in expected["dwell_flex"].as_array().into_iter().flatten() {
         let key = (text(&flex[0]).unwrap(), text(&flex[1]).unwrap());
         let (from, to) = (flex[2].as_i64().unwrap(), flex[3].as_i64().unwrap());
-        for events in [left.get_mut(&key), wanted.get_mut(&key)].into_iter().flatten() {
+        for events in [left.get_mut(&key), wanted.get_mut(&key)]
+            .into_iter()
+            .flatten()
+        {
             events.retain(|(kind, ts)| kind != "dwell" || !(from..=to).contains(ts));
         }
     }
     let empty = BTreeSet::new();
     let keys: BTreeSet<_> = wanted.keys().chain(left.keys()).cloned().collect();
     for key in keys {
-        let (wanted, got) = (wanted.get(&key).unwrap_or(&empty), left.get(&key).unwrap_or(&empty));
-        wrong.extend(wanted.difference(got).map(|event| format!("{key:?}: missing {event:?}")));
-        wrong.extend(got.difference(wanted).map(|event| format!("{key:?}: unexpected {event:?}")));
+        let (wanted, got) = (
+            wanted.get(&key).unwrap_or(&empty),
+            left.get(&key).unwrap_or(&empty),
+        );
+        wrong.extend(
+            wanted
+                .difference(got)
+                .map(|event| format!("{key:?}: missing {event:?}")),
+        );
+        wrong.extend(
+            got.difference(wanted)
+                .map(|event| format!("{key:?}: unexpected {event:?}")),
+        );
     }
     wrong
 }

@@ -41,7 +41,12 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn limits(&mut self, receive_maximum: NonZeroU16, version: Version, topic_alias_maximum: u16) {
+    pub(super) fn limits(
+        &mut self,
+        receive_maximum: NonZeroU16,
+        version: Version,
+        topic_alias_maximum: u16,
+    ) {
         self.receive_maximum = (version == Version::V5).then_some(receive_maximum);
         self.topic_alias_maximum = topic_alias_maximum;
     }
@@ -49,7 +54,9 @@ impl Inbound {
     /// Takes a PUBLISH; an error closes the connection with its reason.
     pub(super) fn take(&mut self, mut publish: Publish) -> Result<Taken, ReasonCode> {
         self.resolve_alias(&mut publish)?;
-        let Some(id) = publish.packet_id else { return Ok(Taken::Publish(publish)) };
+        let Some(id) = publish.packet_id else {
+            return Ok(Taken::Publish(publish));
+        };
         if publish.qos == QoS::ExactlyOnce {
             match self.flows.get(&id) {
                 Some(Stage::Publishing) => return Ok(Taken::Pending),
@@ -59,7 +66,10 @@ impl Inbound {
                 None => {}
             }
         }
-        if self.receive_maximum.is_some_and(|max| self.open_flows() >= usize::from(max.get())) {
+        if self
+            .receive_maximum
+            .is_some_and(|max| self.open_flows() >= usize::from(max.get()))
+        {
             return Err(ReasonCode::ReceiveMaximumExceeded); // [MQTT-3.3.4-9]
         }
         if publish.qos == QoS::ExactlyOnce {
@@ -71,12 +81,21 @@ impl Inbound {
 
     /// QoS 1 without PUBACK and QoS 2 without PUBCOMP [MQTT-4.9.0-1].
     fn open_flows(&self) -> usize {
-        self.flows.len() + self.answers.iter().filter(|(_, qos, _)| *qos == QoS::AtLeastOnce).count()
+        self.flows.len()
+            + self
+                .answers
+                .iter()
+                .filter(|(_, qos, _)| *qos == QoS::AtLeastOnce)
+                .count()
     }
 
     fn resolve_alias(&mut self, publish: &mut Publish) -> Result<(), ReasonCode> {
         let Some(alias) = publish.topic_alias.take() else {
-            return if publish.topic.is_some() { Ok(()) } else { Err(ReasonCode::ProtocolError) };
+            return if publish.topic.is_some() {
+                Ok(())
+            } else {
+                Err(ReasonCode::ProtocolError)
+            };
         };
         if alias.get() > self.topic_alias_maximum {
             return Err(ReasonCode::TopicAliasInvalid); // [MQTT-3.3.2-9]
@@ -94,8 +113,13 @@ impl Inbound {
     }
 
     pub(super) fn published(&mut self, id: PacketId, reason: ReasonCode) {
-        let waiting = self.answers.iter_mut().find(|(of, _, answer)| *of == id && answer.is_none());
-        let Some((_, qos, answer)) = waiting else { return };
+        let waiting = self
+            .answers
+            .iter_mut()
+            .find(|(of, _, answer)| *of == id && answer.is_none());
+        let Some((_, qos, answer)) = waiting else {
+            return;
+        };
         *answer = Some(reason);
         if *qos == QoS::ExactlyOnce {
             if reason.is_error() {
@@ -131,10 +155,24 @@ impl Inbound {
 
     pub(super) fn check(&self) {
         if let Some(max) = self.receive_maximum {
-            assert!(self.open_flows() <= usize::from(max.get()), "a client is held to the server's receive maximum");
+            assert!(
+                self.open_flows() <= usize::from(max.get()),
+                "a client is held to the server's receive maximum"
+            );
         }
-        let publishing = self.flows.values().filter(|stage| **stage == Stage::Publishing).count();
-        let unanswered = self.answers.iter().filter(|(_, qos, reason)| *qos == QoS::ExactlyOnce && reason.is_none());
-        assert_eq!(publishing, unanswered.count(), "each QoS 2 publication under way has an answer to come");
+        let publishing = self
+            .flows
+            .values()
+            .filter(|stage| **stage == Stage::Publishing)
+            .count();
+        let unanswered = self
+            .answers
+            .iter()
+            .filter(|(_, qos, reason)| *qos == QoS::ExactlyOnce && reason.is_none());
+        assert_eq!(
+            publishing,
+            unanswered.count(),
+            "each QoS 2 publication under way has an answer to come"
+        );
     }
 }

@@ -19,8 +19,8 @@ use bytes::Bytes;
 
 use crate::codec::CodecError;
 use crate::packet::{
-    Ack, ConnAck, ConnAckProperties, Connect, Disconnect, Packet, PacketId, Publish, PublishProperties, QoS, SubAck,
-    Subscribe, UnsubAck, Unsubscribe, Version,
+    Ack, ConnAck, ConnAckProperties, Connect, Disconnect, Packet, PacketId, Publish,
+    PublishProperties, QoS, SubAck, Subscribe, UnsubAck, Unsubscribe, Version,
 };
 use crate::reason::ReasonCode;
 use crate::text::Text;
@@ -278,8 +278,16 @@ impl Session {
             Version::V5 => connect.properties.session_expiry_s.unwrap_or(0),
             Version::V311 => 0,
         };
-        self.inbound.limits(self.limits.receive_maximum, connect.version, self.limits.topic_alias_maximum);
-        self.outbound.limits(&connect, self.limits.max_inflight, self.limits.outbox_messages_max);
+        self.inbound.limits(
+            self.limits.receive_maximum,
+            connect.version,
+            self.limits.topic_alias_maximum,
+        );
+        self.outbound.limits(
+            &connect,
+            self.limits.max_inflight,
+            self.limits.outbox_messages_max,
+        );
         // Enhanced authentication: no method is offered [MQTT-4.12.0-1].
         if connect.properties.authentication_method.is_some() {
             self.refuse(ReasonCode::BadAuthenticationMethod, None);
@@ -339,7 +347,11 @@ impl Session {
             self.session_expiry_s = expiry_s.min(self.limits.session_expiry_max_s);
         }
         let with_will = disconnect.reason == ReasonCode::DisconnectWithWill;
-        self.close(if with_will { WillFate::Publish } else { WillFate::Discard });
+        self.close(if with_will {
+            WillFate::Publish
+        } else {
+            WillFate::Discard
+        });
     }
 
     /// The client is in.
@@ -364,14 +376,15 @@ impl Session {
             properties.topic_alias_maximum = Some(self.limits.topic_alias_maximum);
             properties.assigned_client_id = accepted.assigned.then(|| accepted.client_id.clone());
             properties.server_keep_alive_s = (granted != self.keep_alive_s).then_some(granted);
-            properties.session_expiry_s =
-                (accepted.session_expiry_s != self.asked_expiry_s).then_some(accepted.session_expiry_s);
+            properties.session_expiry_s = (accepted.session_expiry_s != self.asked_expiry_s)
+                .then_some(accepted.session_expiry_s);
         }
-        self.outputs.push_back(Output::Send(Packet::ConnAck(Box::new(ConnAck {
-            session_present: accepted.session_present,
-            reason: ReasonCode::Success,
-            properties,
-        }))));
+        self.outputs
+            .push_back(Output::Send(Packet::ConnAck(Box::new(ConnAck {
+                session_present: accepted.session_present,
+                reason: ReasonCode::Success,
+                properties,
+            }))));
         self.outbound.resume(accepted.resume);
         self.outbound.pump(now, self.version, &mut self.outputs);
         self.check();
@@ -385,8 +398,13 @@ impl Session {
             if self.version == Version::V5 {
                 properties.server_reference = server_reference;
             }
-            let connack = ConnAck { session_present: false, reason, properties };
-            self.outputs.push_back(Output::Send(Packet::ConnAck(Box::new(connack))));
+            let connack = ConnAck {
+                session_present: false,
+                reason,
+                properties,
+            };
+            self.outputs
+                .push_back(Output::Send(Packet::ConnAck(Box::new(connack))));
         }
         self.close(WillFate::Discard);
     }
@@ -416,7 +434,11 @@ impl Session {
         };
         self.inbound.published(id, reason);
         while let Some((id, qos, reason)) = self.inbound.next_answer() {
-            let kind = if qos == QoS::ExactlyOnce { Packet::PubRec } else { Packet::PubAck };
+            let kind = if qos == QoS::ExactlyOnce {
+                Packet::PubRec
+            } else {
+                Packet::PubAck
+            };
             self.send_ack(kind, id, reason);
         }
         self.check();
@@ -441,15 +463,29 @@ impl Session {
     /// SUBACK, one code a filter.
     pub fn subscribed(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
         self.requests.remove(&packet_id);
-        let suback = SubAck { packet_id, reason_string: None, user: Vec::new(), reasons };
+        let suback = SubAck {
+            packet_id,
+            reason_string: None,
+            user: Vec::new(),
+            reasons,
+        };
         self.send(Packet::SubAck(suback));
     }
 
     /// UNSUBACK, one code a filter.
     pub fn unsubscribed(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
         self.requests.remove(&packet_id);
-        let reasons = if self.version == Version::V5 { reasons } else { Vec::new() };
-        let unsuback = UnsubAck { packet_id, reason_string: None, user: Vec::new(), reasons };
+        let reasons = if self.version == Version::V5 {
+            reasons
+        } else {
+            Vec::new()
+        };
+        let unsuback = UnsubAck {
+            packet_id,
+            reason_string: None,
+            user: Vec::new(),
+            reasons,
+        };
         self.send(Packet::UnsubAck(unsuback));
     }
 
@@ -461,7 +497,9 @@ impl Session {
         if self.state != State::Connected {
             return Err(Dropped::Closed);
         }
-        let delivered = self.outbound.deliver(delivery, now, self.version, &mut self.outputs);
+        let delivered = self
+            .outbound
+            .deliver(delivery, now, self.version, &mut self.outputs);
         self.check();
         delivered
     }
@@ -478,13 +516,14 @@ impl Session {
 
     fn leave(&mut self, reason: ReasonCode, server_reference: Option<Text>) {
         if self.state == State::Connected && self.version == Version::V5 {
-            self.outputs.push_back(Output::Send(Packet::Disconnect(Disconnect {
-                reason,
-                session_expiry_s: None,
-                reason_string: None,
-                user: Vec::new(),
-                server_reference,
-            })));
+            self.outputs
+                .push_back(Output::Send(Packet::Disconnect(Disconnect {
+                    reason,
+                    session_expiry_s: None,
+                    reason_string: None,
+                    user: Vec::new(),
+                    server_reference,
+                })));
         }
         self.close(WillFate::Publish);
     }
@@ -492,7 +531,10 @@ impl Session {
     fn close(&mut self, will: WillFate) {
         if self.state != State::Closed {
             self.state = State::Closed;
-            self.outputs.push_back(Output::Close { will, session_expiry_s: self.session_expiry_s });
+            self.outputs.push_back(Output::Close {
+                will,
+                session_expiry_s: self.session_expiry_s,
+            });
         }
     }
 
@@ -503,7 +545,12 @@ impl Session {
     }
 
     fn send_ack(&mut self, kind: impl Fn(Ack) -> Packet, packet_id: PacketId, reason: ReasonCode) {
-        self.send(kind(Ack { packet_id, reason, reason_string: None, user: Vec::new() }));
+        self.send(kind(Ack {
+            packet_id,
+            reason,
+            reason_string: None,
+            user: Vec::new(),
+        }));
     }
 
     fn check(&self) {

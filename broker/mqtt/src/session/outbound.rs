@@ -57,19 +57,32 @@ struct Aliases {
 
 impl Outbound {
     pub(super) fn limits(&mut self, connect: &Connect, max_inflight: u16, waiting_max: usize) {
-        let asked = connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
+        let asked = connect
+            .properties
+            .receive_maximum
+            .map_or(u16::MAX, NonZeroU16::get);
         self.window = usize::from(asked.min(max_inflight.max(1)));
         self.waiting_max = waiting_max;
-        self.packet_bytes_max = connect.properties.maximum_packet_size.unwrap_or(PACKET_BYTES_MAX);
+        self.packet_bytes_max = connect
+            .properties
+            .maximum_packet_size
+            .unwrap_or(PACKET_BYTES_MAX);
         let max = connect.properties.topic_alias_maximum.unwrap_or(0);
-        self.aliases = (max > 0).then(|| Box::new(Aliases { max, by_topic: HashMap::new() }));
+        self.aliases = (max > 0).then(|| {
+            Box::new(Aliases {
+                max,
+                by_topic: HashMap::new(),
+            })
+        });
     }
 
     pub(super) fn resume(&mut self, resume: Vec<Resume>) {
         for item in resume {
             let (id, waiting) = match item {
                 Resume::Publish(delivery) => (delivery.packet_id, Waiting::Again(delivery)),
-                Resume::Released { packet_id, handle } => (Some(packet_id), Waiting::Release { packet_id, handle }),
+                Resume::Released { packet_id, handle } => {
+                    (Some(packet_id), Waiting::Release { packet_id, handle })
+                }
             };
             if let Some(id) = id {
                 self.reserved.insert(id, ());
@@ -122,7 +135,11 @@ impl Outbound {
                 Waiting::Again(delivery) => (delivery, true),
                 Waiting::Release { packet_id, handle } => {
                     self.reserved.remove(&packet_id);
-                    let flow = Flow { qos: QoS::ExactlyOnce, stage: Stage::Released, handle };
+                    let flow = Flow {
+                        qos: QoS::ExactlyOnce,
+                        stage: Stage::Released,
+                        handle,
+                    };
                     self.flows.insert(packet_id, flow);
                     outputs.push_back(pubrel(packet_id, ReasonCode::Success));
                     continue;
@@ -138,13 +155,22 @@ impl Outbound {
             }
             // A message that the client may have seen is not taken back by its expiry: its flow must end.
             if (!again && is_over(&delivery, now)) || !self.fits(&delivery, version) {
-                outputs.push_back(Output::Acknowledged { handle: delivery.handle });
+                outputs.push_back(Output::Acknowledged {
+                    handle: delivery.handle,
+                });
                 continue;
             }
             let id = delivery.packet_id.unwrap_or_else(|| self.free_id());
-            let flow = Flow { qos: delivery.qos, stage: Stage::Sent, handle: delivery.handle };
+            let flow = Flow {
+                qos: delivery.qos,
+                stage: Stage::Sent,
+                handle: delivery.handle,
+            };
             let previous = self.flows.insert(id, flow);
-            assert!(previous.is_none(), "no two messages under way share an identifier [MQTT-2.2.1-4]");
+            assert!(
+                previous.is_none(),
+                "no two messages under way share an identifier [MQTT-2.2.1-4]"
+            );
             let publish = self.packet(delivery, Some(id), again, now);
             outputs.push_back(Output::Send(Packet::Publish(publish)));
         }
@@ -165,7 +191,13 @@ impl Outbound {
         }
     }
 
-    fn packet(&mut self, delivery: Delivery, packet_id: Option<PacketId>, dup: bool, now: Instant) -> Publish {
+    fn packet(
+        &mut self,
+        delivery: Delivery,
+        packet_id: Option<PacketId>,
+        dup: bool,
+        now: Instant,
+    ) -> Publish {
         let mut properties = delivery.properties;
         if let (Some(expires), Some(message)) = (delivery.expires, &mut properties.0) {
             // What is left of it [MQTT-3.3.2-6].
@@ -208,17 +240,31 @@ impl Outbound {
             properties: &delivery.properties,
             payload_bytes: delivery.payload.len(),
         };
-        encode_publish_header(&header, version, self.packet_bytes_max, &mut BytesMut::new()).is_ok()
+        encode_publish_header(
+            &header,
+            version,
+            self.packet_bytes_max,
+            &mut BytesMut::new(),
+        )
+        .is_ok()
     }
 
     pub(super) fn puback(&mut self, ack: &Ack, outputs: &mut VecDeque<Output>) {
-        if self.flows.get(&ack.packet_id).is_some_and(|flow| flow.qos == QoS::AtLeastOnce) {
+        if self
+            .flows
+            .get(&ack.packet_id)
+            .is_some_and(|flow| flow.qos == QoS::AtLeastOnce)
+        {
             self.end(ack.packet_id, outputs);
         }
     }
 
     pub(super) fn pubrec(&mut self, ack: &Ack, outputs: &mut VecDeque<Output>) {
-        let Some(flow) = self.flows.get_mut(&ack.packet_id).filter(|flow| flow.qos == QoS::ExactlyOnce) else {
+        let Some(flow) = self
+            .flows
+            .get_mut(&ack.packet_id)
+            .filter(|flow| flow.qos == QoS::ExactlyOnce)
+        else {
             if !ack.reason.is_error() {
                 outputs.push_back(pubrel(ack.packet_id, ReasonCode::PacketIdentifierNotFound));
             }
@@ -231,25 +277,36 @@ impl Outbound {
         }
         if flow.stage == Stage::Sent {
             flow.stage = Stage::Released;
-            outputs.push_back(Output::Received { handle: flow.handle });
+            outputs.push_back(Output::Received {
+                handle: flow.handle,
+            });
         }
         outputs.push_back(pubrel(ack.packet_id, ReasonCode::Success));
     }
 
     pub(super) fn pubcomp(&mut self, ack: &Ack, outputs: &mut VecDeque<Output>) {
-        if self.flows.get(&ack.packet_id).is_some_and(|flow| flow.stage == Stage::Released) {
+        if self
+            .flows
+            .get(&ack.packet_id)
+            .is_some_and(|flow| flow.stage == Stage::Released)
+        {
             self.end(ack.packet_id, outputs);
         }
     }
 
     fn end(&mut self, id: PacketId, outputs: &mut VecDeque<Output>) {
         if let Some(flow) = self.flows.remove(&id) {
-            outputs.push_back(Output::Acknowledged { handle: flow.handle });
+            outputs.push_back(Output::Acknowledged {
+                handle: flow.handle,
+            });
         }
     }
 
     pub(super) fn check(&self) {
-        assert!(self.flows.len() <= self.window.max(1), "the client's receive maximum holds");
+        assert!(
+            self.flows.len() <= self.window.max(1),
+            "the client's receive maximum holds"
+        );
     }
 }
 
@@ -259,8 +316,12 @@ impl Aliases {
         if let Some(alias) = self.by_topic.get(&topic) {
             return (None, Some(*alias));
         }
-        let next = u16::try_from(self.by_topic.len() + 1).ok().filter(|next| *next <= self.max);
-        let Some(alias) = next.and_then(NonZeroU16::new) else { return (Some(topic), None) };
+        let next = u16::try_from(self.by_topic.len() + 1)
+            .ok()
+            .filter(|next| *next <= self.max);
+        let Some(alias) = next.and_then(NonZeroU16::new) else {
+            return (Some(topic), None);
+        };
         self.by_topic.insert(topic.detach(), alias);
         (Some(topic), Some(alias))
     }
@@ -271,5 +332,10 @@ fn is_over(delivery: &Delivery, now: Instant) -> bool {
 }
 
 fn pubrel(packet_id: PacketId, reason: ReasonCode) -> Output {
-    Output::Send(Packet::PubRel(Ack { packet_id, reason, reason_string: None, user: Vec::new() }))
+    Output::Send(Packet::PubRel(Ack {
+        packet_id,
+        reason,
+        reason_string: None,
+        user: Vec::new(),
+    }))
 }
