@@ -1,5 +1,7 @@
 //! A point against many fences, and a fix before and behind the log.
 
+#![allow(missing_docs, reason = "criterion's macro makes a function of its own")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -55,7 +57,7 @@ fn benches(criterion: &mut Criterion) {
         let settings = Settings {
             min_distance_m: 50.0,
             max_silence_ms: Some(300_000),
-            max_speed_mps: Some(100.0),
+            max_speed_mps: None,
             max_future_ms: 120_000,
         };
         let mut engine = GeoEngine::new(settings);
