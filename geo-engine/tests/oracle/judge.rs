@@ -68,7 +68,9 @@ pub(crate) fn events(case: &Case, outcome: &Outcome) {
             .or_default()
             .push((kind, time(&event[3])));
     }
-    let mut flex: BTreeMap<Key, Vec<(&str, Option<&str>, i64, i64)>> = BTreeMap::new();
+    /// Before, after, from, to.
+    type Run<'a> = (&'a str, Option<&'a str>, i64, i64);
+    let mut flex: BTreeMap<Key, Vec<Run<'_>>> = BTreeMap::new();
     for run in list(&case.events["flex"]) {
         let run_of = (text(&run[2]), run[3].as_str(), time(&run[4]), time(&run[5]));
         flex.entry(key(run)).or_default().push(run_of);

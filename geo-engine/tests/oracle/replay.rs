@@ -103,11 +103,16 @@ pub(crate) fn run(case: &Case, path: Path) -> Outcome {
     for (device, suppressed) in &pending {
         outcome.engine.touch(device, suppressed);
     }
-    eprintln!(
-        "{} {path:?}: {} of {} rows logged",
-        case.trace,
-        outcome.logged,
-        case.rows.len()
+    let usable = case.rows.len()
+        - outcome
+            .classes
+            .iter()
+            .filter(|class| **class == "rejected")
+            .count();
+    assert_eq!(
+        outcome.logged < usable,
+        path == Path::Suppress,
+        "only suppression saves entries"
     );
     outcome
 }
