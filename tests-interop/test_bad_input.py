@@ -44,7 +44,7 @@ AFTER_CONNECT = {
     "subscribe with wrong flags": ("80 07 0001 00 0001 61 00", 0x81),
     "publish with QoS 3": ("36 06 0001 61 0001 00", 0x81),
     "publish with DUP at QoS 0": ("38 04 0001 61 00", 0x81),
-    "publish with packet id 0": ("32 06 0001 61 0000 00", 0x82),
+    "publish with packet id 0": ("32 06 0001 61 0000 00", 0x81),
     "publish to a wildcard": ("30 06 0003 612f23 00", 0x90),
     "publish without a topic": ("30 03 0000 00", 0x82),
     "topic with NUL": ("30 06 0003 610062 00", 0x81),
@@ -103,6 +103,17 @@ def test_an_empty_id_without_clean_session_is_refused_in_3_1_1(broker):
 @pytest.mark.parametrize("frame", ["40 02 00 01", "30 ff ff ff 7f", "c0 00", "47 45 54 20 2f"])
 def test_who_does_not_begin_with_connect_hears_nothing(broker, frame):
     assert talk(broker, bytes.fromhex(frame)) == b""
+
+
+def test_who_is_taken_over_is_told(broker):
+    first = socket.create_connection(("127.0.0.1", broker.tcp), timeout=5)
+    first.sendall(CONNECT_5)
+    assert connack_reason(first.recv(100)) == 0
+    with socket.create_connection(("127.0.0.1", broker.tcp), timeout=5) as second:
+        second.sendall(CONNECT_5)
+        assert connack_reason(second.recv(100)) == 0
+        assert first.recv(100) == bytes.fromhex("e0 01 8e")
+    first.close()
 
 
 FIXES = ["", "{", "[]", "nonsense", "\x00\x01", "{}", '{"ts":1,"lat":91,"lon":0}', '{"ts":1,"lat":"52.5","lon":0}',

@@ -22,7 +22,8 @@ use crate::auth::Auth;
 use crate::clock::LeaderClock;
 use crate::counters::Counters;
 use crate::delivery::{
-    Dispatch, Errand, MailboxLimits, Persistent, SessionHandle, ShardEffects, run_handover,
+    Dispatch, Errand, MailboxLimits, Persistent, SENT_UNKNOWN, SessionHandle, ShardEffects,
+    run_handover,
 };
 use crate::geo::{GeoInputs, GeoPublish, InputPattern};
 use crate::registry::Registry;
@@ -293,7 +294,11 @@ impl Node {
             home: shard.index,
             epoch: session.epoch,
         };
-        let handle = Arc::new(SessionHandle::new(&session.client_id, Some(persistent)));
+        let handle = Arc::new(SessionHandle::new(
+            &session.client_id,
+            Some(persistent),
+            SENT_UNKNOWN,
+        ));
         self.registry
             .replace(Arc::clone(&handle), &self.dispatch.subscriptions);
         for subscription in &session.subscriptions {

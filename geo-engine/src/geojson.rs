@@ -13,7 +13,7 @@ use crate::coordinate::Coordinate;
 use crate::corridor::Stretch;
 use crate::fence::{Fence, Part};
 use crate::polygon::Polygon;
-use crate::ring::{Edge, RING_VERTICES_MAX, Ring, RingError, first_crossing};
+use crate::ring::{Edge, RING_VERTICES_MAX, Ring, RingError, TooEntangled, first_crossing};
 
 /// The most positions of a whole fence; one ring or line may have [`RING_VERTICES_MAX`].
 pub const FENCE_VERTICES_MAX: usize = 50_000;
@@ -48,6 +48,8 @@ pub enum FenceFault {
     NotBetween { value: f64, min: f64, max: f64 },
     #[error(transparent)]
     Ring(#[from] RingError),
+    #[error(transparent)]
+    Entangled(#[from] TooEntangled),
     #[error("the edge that begins here crosses the edge that begins at {other}")]
     SelfCrossing { other: String },
     #[error("{found} positions; {max} are the most")]
@@ -328,7 +330,9 @@ fn polygon(value: &Value, pointer: &str, positions: &mut usize) -> Result<Part> 
         })?);
     }
     let edges: Vec<Edge> = rings.iter().flat_map(Ring::edges).collect();
-    if let Some((first, second)) = first_crossing(&edges) {
+    let crossing =
+        first_crossing(&edges).map_err(|error| FenceError::new(pointer, error.into()))?;
+    if let Some((first, second)) = crossing {
         let place = |mut edge: usize| {
             let ring = rings.iter().position(|ring| {
                 let here = ring.edges().count();

@@ -51,4 +51,6 @@ pub use geojson::{
 pub use movement::{RejectReason, STOP_AFTER_MS, STOP_RADIUS_M, Settings};
 pub use polygon::Polygon;
 pub use position_cache::{Located, PositionCache};
-pub use ring::{Edge, RING_VERTICES_MAX, Ring, RingError, first_crossing};
+pub use ring::{
+    EDGE_PAIRS_MAX, Edge, RING_VERTICES_MAX, Ring, RingError, TooEntangled, first_crossing,
+};

@@ -23,21 +23,42 @@ impl Writes for Nowhere {
 }
 
 fn shard(fences: u32) -> ShardState {
-    let mut state = ShardState::restore("s", FenceCatalog::default(), &meridian_shard::MemoryStore::default());
+    let mut state = ShardState::restore(
+        "s",
+        FenceCatalog::default(),
+        &meridian_shard::MemoryStore::default(),
+    );
     let fence = |number: u32| log::FenceRecord {
         id: format!("f{number}"),
         feature_json: format!(
             r#"{{"type":"Feature","id":"f{number}","properties":{{"radius_m":300}},"geometry":{{"type":"Point","coordinates":[{},{}]}}}}"#,
-            24.0 + f64::from(number % 100) * 0.02, 60.0 + f64::from(number / 100) * 0.02),
+            24.0 + f64::from(number % 100) * 0.02,
+            60.0 + f64::from(number / 100) * 0.02
+        ),
         rev: 1,
     };
-    let put = log::PutFences { revision: 1, upserts: (0..fences).map(fence).collect(), removes: vec![], replace_all: true };
-    state.apply(entry(1, vec![Body::PutFences(put)]), &mut Nowhere, &mut Vec::new());
+    let put = log::PutFences {
+        revision: 1,
+        upserts: (0..fences).map(fence).collect(),
+        removes: vec![],
+        replace_all: true,
+    };
+    state.apply(
+        entry(1, vec![Body::PutFences(put)]),
+        &mut Nowhere,
+        &mut Vec::new(),
+    );
     state
 }
 
 fn entry(at_ms: i64, bodies: Vec<Body>) -> log::Entry {
-    log::Entry { proposed_at_ms: at_ms, commands: bodies.into_iter().map(|body| log::Command { body: Some(body) }).collect() }
+    log::Entry {
+        proposed_at_ms: at_ms,
+        commands: bodies
+            .into_iter()
+            .map(|body| log::Command { body: Some(body) })
+            .collect(),
+    }
 }
 
 /// A fix that the filter passes: each device moves 100 m a step, through the fences.
@@ -48,13 +69,32 @@ fn fixes(step: i64, device: i64) -> Body {
         lon_e7: i32::try_from(240_000_000 + (step % 1000) * 18_000).unwrap(),
         ..Default::default()
     };
-    let raw = log::Message { topic: format!("gps/s/d{device}/position"), payload: Bytes::from_static(&[b'x'; 100]), qos: 1, ..Default::default() };
-    Body::Fixes(log::Fixes { device: format!("d{device}"), region: "s".into(), fixes: vec![fix], raw: Some(raw), ..Default::default() })
+    let raw = log::Message {
+        topic: format!("gps/s/d{device}/position"),
+        payload: Bytes::from_static(&[b'x'; 100]),
+        qos: 1,
+        ..Default::default()
+    };
+    Body::Fixes(log::Fixes {
+        device: format!("d{device}"),
+        region: "s".into(),
+        fixes: vec![fix],
+        raw: Some(raw),
+        ..Default::default()
+    })
 }
 
 fn publish() -> Body {
-    let message = log::Message { topic: "a/b/c".into(), payload: Bytes::from_static(&[b'x'; 100]), qos: 1, ..Default::default() };
-    Body::Publish(log::Publish { message: Some(message), once: None })
+    let message = log::Message {
+        topic: "a/b/c".into(),
+        payload: Bytes::from_static(&[b'x'; 100]),
+        qos: 1,
+        ..Default::default()
+    };
+    Body::Publish(log::Publish {
+        message: Some(message),
+        once: None,
+    })
 }
 
 fn apply(criterion: &mut Criterion) {
@@ -75,7 +115,10 @@ fn apply(criterion: &mut Criterion) {
         bencher.iter_batched(
             || {
                 step += 1;
-                entry(10_000 * step, (0..BATCH).map(|device| fixes(step, device)).collect())
+                entry(
+                    10_000 * step,
+                    (0..BATCH).map(|device| fixes(step, device)).collect(),
+                )
             },
             |entry| state.apply(entry, &mut Nowhere, &mut Vec::new()),
             BatchSize::SmallInput,

@@ -13,19 +13,31 @@ fn client() -> impl Strategy<Value = String> {
 }
 
 fn message() -> impl Strategy<Value = log::Message> {
-    (prop::sample::select(vec!["t/1", "t/2", "x"]), prop::collection::vec(any::<u8>(), 0..4), 0..3_u32, any::<bool>(), prop::option::of(0..3_u32))
-        .prop_map(|(topic, payload, qos, retain, message_expiry_s)| log::Message {
-            topic: topic.into(),
-            payload: Bytes::from(payload),
-            qos,
-            retain,
-            message_expiry_s,
-            ..Default::default()
-        })
+    (
+        prop::sample::select(vec!["t/1", "t/2", "x"]),
+        prop::collection::vec(any::<u8>(), 0..4),
+        0..3_u32,
+        any::<bool>(),
+        prop::option::of(0..3_u32),
+    )
+        .prop_map(
+            |(topic, payload, qos, retain, message_expiry_s)| log::Message {
+                topic: topic.into(),
+                payload: Bytes::from(payload),
+                qos,
+                retain,
+                message_expiry_s,
+                ..Default::default()
+            },
+        )
 }
 
 fn once() -> impl Strategy<Value = log::Once> {
-    (client(), 0..6_u64, 0..4_u32).prop_map(|(client_id, epoch, packet_id)| log::Once { client_id, epoch, packet_id })
+    (client(), 0..6_u64, 0..4_u32).prop_map(|(client_id, epoch, packet_id)| log::Once {
+        client_id,
+        epoch,
+        packet_id,
+    })
 }
 
 fn fix() -> impl Strategy<Value = log::Fix> {
@@ -38,56 +50,165 @@ fn fix() -> impl Strategy<Value = log::Fix> {
 }
 
 fn queued() -> impl Strategy<Value = log::QueuedMessage> {
-    (message(), 0..3_u32).prop_map(|(message, qos)| log::QueuedMessage { message: Some(message), qos, ..Default::default() })
+    (message(), 0..3_u32).prop_map(|(message, qos)| log::QueuedMessage {
+        message: Some(message),
+        qos,
+        ..Default::default()
+    })
 }
 
 fn command() -> impl Strategy<Value = Body> {
     let epoch = || 0..6_u64;
     prop_oneof![
-        (message(), prop::option::of(once())).prop_map(|(message, once)| Body::Publish(log::Publish { message: Some(message), once })),
-        (client(), prop::collection::vec(fix(), 1..4), any::<bool>(), prop::option::of((fix(), 1..9_u64))).prop_map(|(device, fixes, resend, pending)| {
-            Body::Fixes(log::Fixes {
-                device,
-                region: "hel".into(),
-                fixes,
-                pending: pending.map(|(last, count)| log::Suppressed { count, last: Some(last), distance_m: 3.0 }),
-                resend,
-                ..Default::default()
-            })
-        }),
+        (message(), prop::option::of(once())).prop_map(|(message, once)| Body::Publish(
+            log::Publish {
+                message: Some(message),
+                once
+            }
+        )),
+        (
+            client(),
+            prop::collection::vec(fix(), 1..4),
+            any::<bool>(),
+            prop::option::of((fix(), 1..9_u64))
+        )
+            .prop_map(|(device, fixes, resend, pending)| {
+                Body::Fixes(log::Fixes {
+                    device,
+                    region: "hel".into(),
+                    fixes,
+                    pending: pending.map(|(last, count)| log::Suppressed {
+                        count,
+                        last: Some(last),
+                        distance_m: 3.0,
+                    }),
+                    resend,
+                    ..Default::default()
+                })
+            }),
         (client(), fix()).prop_map(|(device, last)| Body::LastSeen(log::LastSeen {
-            devices: vec![log::SeenDevice { device, pending: Some(log::Suppressed { count: 1, last: Some(last), distance_m: 1.0 }) }],
+            devices: vec![log::SeenDevice {
+                device,
+                pending: Some(log::Suppressed {
+                    count: 1,
+                    last: Some(last),
+                    distance_m: 1.0
+                })
+            }],
         })),
         (0..20_u64).prop_map(|purge_events_below| Body::Tick(log::Tick { purge_events_below })),
-        (client(), any::<bool>(), 0..4_u32, prop::option::of((message(), 0..4_u32))).prop_map(|(client_id, clean_start, expiry_s, will)| {
-            let will = will.map(|(message, delay_s)| log::Will { message: Some(message), delay_s });
-            Body::OpenSession(log::OpenSession { client_id, clean_start, expiry_s, will })
-        }),
-        (client(), epoch(), any::<bool>(), 0..4_u32).prop_map(|(client_id, connection_epoch, publish_will, expiry_s)| {
-            Body::CloseSession(log::CloseSession { client_id, connection_epoch, publish_will, expiry_s })
-        }),
-        (client(), epoch(), prop::collection::vec(queued(), 0..3)).prop_map(|(client_id, session_epoch, retained)| {
-            let subscription = log::Subscription { filter: "t/#".into(), ..Default::default() };
-            Body::Subscribe(log::Subscribe { client_id, session_epoch, subscriptions: vec![subscription], retained })
-        }),
+        (
+            client(),
+            any::<bool>(),
+            0..4_u32,
+            prop::option::of((message(), 0..4_u32))
+        )
+            .prop_map(|(client_id, clean_start, expiry_s, will)| {
+                let will = will.map(|(message, delay_s)| log::Will {
+                    message: Some(message),
+                    delay_s,
+                });
+                Body::OpenSession(log::OpenSession {
+                    client_id,
+                    clean_start,
+                    expiry_s,
+                    will,
+                })
+            }),
+        (client(), epoch(), any::<bool>(), 0..4_u32).prop_map(
+            |(client_id, connection_epoch, publish_will, expiry_s)| {
+                Body::CloseSession(log::CloseSession {
+                    client_id,
+                    connection_epoch,
+                    publish_will,
+                    expiry_s,
+                })
+            }
+        ),
+        (client(), epoch(), prop::collection::vec(queued(), 0..3)).prop_map(
+            |(client_id, session_epoch, retained)| {
+                let subscription = log::Subscription {
+                    filter: "t/#".into(),
+                    ..Default::default()
+                };
+                Body::Subscribe(log::Subscribe {
+                    client_id,
+                    session_epoch,
+                    subscriptions: vec![subscription],
+                    retained,
+                })
+            }
+        ),
         (client(), epoch()).prop_map(|(client_id, session_epoch)| {
-            Body::Unsubscribe(log::Unsubscribe { client_id, session_epoch, filters: vec!["t/#".into()] })
+            Body::Unsubscribe(log::Unsubscribe {
+                client_id,
+                session_epoch,
+                filters: vec!["t/#".into()],
+            })
         }),
-        (0..30_u64, prop::collection::vec((client(), epoch(), queued()), 0..3)).prop_map(|(upto, items)| {
-            let item = |(client_id, session_epoch, queued)| log::EnqueueItem { client_id, session_epoch, queued: Some(queued) };
-            Body::Enqueue(log::Enqueue { source: "other".into(), upto, items: items.into_iter().map(item).collect() })
-        }),
-        (client(), epoch(), prop::collection::vec(0..5_u64, 0..3), prop::collection::vec(0..5_u64, 0..3)).prop_map(|(client_id, session_epoch, settled, received)| {
-            Body::Settle(log::Settle { client_id, session_epoch, settled, received })
-        }),
+        (
+            0..30_u64,
+            prop::collection::vec((client(), epoch(), queued()), 0..3)
+        )
+            .prop_map(|(upto, items)| {
+                let item = |(client_id, session_epoch, queued)| log::EnqueueItem {
+                    client_id,
+                    session_epoch,
+                    queued: Some(queued),
+                };
+                Body::Enqueue(log::Enqueue {
+                    source: "other".into(),
+                    upto,
+                    items: items.into_iter().map(item).collect(),
+                })
+            }),
+        (
+            client(),
+            epoch(),
+            prop::collection::vec(0..5_u64, 0..3),
+            prop::collection::vec(0..5_u64, 0..3)
+        )
+            .prop_map(|(client_id, session_epoch, settled, received)| {
+                Body::Settle(log::Settle {
+                    client_id,
+                    session_epoch,
+                    settled,
+                    received,
+                })
+            }),
         once().prop_map(|once| Body::Release(log::Release { once: Some(once) })),
-        (client(), epoch()).prop_map(|(client_id, epoch)| Body::Forget(log::Forget { client_id, epoch })),
+        (client(), epoch())
+            .prop_map(|(client_id, epoch)| Body::Forget(log::Forget { client_id, epoch })),
         (0..4_u64, any::<bool>()).prop_map(|(revision, there)| {
-            let upserts = if there { vec![log::FenceRecord { id: "f".into(), feature_json: FENCE.into(), rev: revision }] } else { vec![] };
-            Body::PutFences(log::PutFences { revision, upserts, removes: vec![], replace_all: true })
+            let upserts = if there {
+                vec![log::FenceRecord {
+                    id: "f".into(),
+                    feature_json: FENCE.into(),
+                    rev: revision,
+                }]
+            } else {
+                vec![]
+            };
+            Body::PutFences(log::PutFences {
+                revision,
+                upserts,
+                removes: vec![],
+                replace_all: true,
+            })
         }),
-        (client(), epoch()).prop_map(|(client_id, connection_epoch)| Body::WillPublished(log::WillPublished { client_id, connection_epoch })),
-        Just(Body::Settings(log::Settings { min_distance_m: 30.0, queue_messages_max: 2, queue_bytes_max: 100, max_future_ms: 1 << 50, ..Default::default() })),
+        (client(), epoch()).prop_map(|(client_id, connection_epoch)| Body::WillPublished(
+            log::WillPublished {
+                client_id,
+                connection_epoch
+            }
+        )),
+        Just(Body::Settings(log::Settings {
+            min_distance_m: 30.0,
+            queue_messages_max: 2,
+            queue_bytes_max: 100,
+            max_future_ms: 1 << 50,
+            ..Default::default()
+        })),
     ]
 }
 
@@ -100,8 +221,14 @@ fn entries() -> impl Strategy<Value = Vec<log::Entry>> {
             .map(|(passed, commands)| {
                 // Sometimes it does not move, as under one leader within a millisecond.
                 now_ms += passed - passed.min(300);
-                let commands = commands.into_iter().map(|body| log::Command { body: Some(body) }).collect();
-                log::Entry { proposed_at_ms: now_ms, commands }
+                let commands = commands
+                    .into_iter()
+                    .map(|body| log::Command { body: Some(body) })
+                    .collect();
+                log::Entry {
+                    proposed_at_ms: now_ms,
+                    commands,
+                }
             })
             .collect()
     })
@@ -118,11 +245,16 @@ impl Replica {
         Self::restored(MemoryStore::default())
     }
     fn restored(store: MemoryStore) -> Self {
-        Replica { state: ShardState::restore("hel", FenceCatalog::default(), &store), store }
+        Replica {
+            state: ShardState::restore("hel", FenceCatalog::default(), &store),
+            store,
+        }
     }
     fn apply(&mut self, entry: &log::Entry) -> (Vec<Reply>, Vec<Effect>) {
         let mut effects = Vec::new();
-        let replies = self.state.apply(entry.clone(), &mut self.store, &mut effects);
+        let replies = self
+            .state
+            .apply(entry.clone(), &mut self.store, &mut effects);
         (replies, effects)
     }
 }

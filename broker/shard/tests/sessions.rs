@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use meridian_shard::log::{self, command::Body};
-use meridian_shard::{Effect, FenceCatalog, MemoryStore, OpenedSession, Reply, ShardState, packet_id_of};
+use meridian_shard::{
+    Effect, FenceCatalog, MemoryStore, OpenedSession, Reply, ShardState, packet_id_of,
+};
 
 struct Shard {
     state: ShardState,
@@ -14,11 +16,21 @@ struct Shard {
 impl Shard {
     fn new() -> Self {
         let store = MemoryStore::default();
-        Shard { state: ShardState::restore("s", FenceCatalog::default(), &store), store, now_ms: 1_000_000, effects: vec![] }
+        Shard {
+            state: ShardState::restore("s", FenceCatalog::default(), &store),
+            store,
+            now_ms: 1_000_000,
+            effects: vec![],
+        }
     }
     fn apply(&mut self, body: Body) -> Reply {
-        let entry = log::Entry { proposed_at_ms: self.now_ms, commands: vec![log::Command { body: Some(body) }] };
-        self.state.apply(entry, &mut self.store, &mut self.effects).remove(0)
+        let entry = log::Entry {
+            proposed_at_ms: self.now_ms,
+            commands: vec![log::Command { body: Some(body) }],
+        };
+        self.state
+            .apply(entry, &mut self.store, &mut self.effects)
+            .remove(0)
     }
     fn open(&mut self, open: log::OpenSession) -> OpenedSession {
         match self.apply(Body::OpenSession(open)) {
@@ -28,34 +40,74 @@ impl Shard {
     }
     fn close(&mut self, opened: &OpenedSession, publish_will: bool, expiry_s: u32) -> Reply {
         let connection_epoch = opened.connection_epoch;
-        self.apply(Body::CloseSession(log::CloseSession { client_id: "c".into(), connection_epoch, publish_will, expiry_s }))
+        self.apply(Body::CloseSession(log::CloseSession {
+            client_id: "c".into(),
+            connection_epoch,
+            publish_will,
+            expiry_s,
+        }))
     }
     fn pass(&mut self, seconds: i64) {
         self.now_ms += 1000 * seconds;
         self.apply(Body::Tick(log::Tick::default()));
     }
     fn wills(&self) -> usize {
-        self.effects.iter().filter(|effect| matches!(effect, Effect::WillDue { .. })).count()
+        self.effects
+            .iter()
+            .filter(|effect| matches!(effect, Effect::WillDue { .. }))
+            .count()
     }
     fn ended(&self) -> bool {
-        self.effects.iter().any(|effect| matches!(effect, Effect::SessionEnded { .. }))
+        self.effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::SessionEnded { .. }))
     }
 }
 
 fn session(expiry_s: u32) -> log::OpenSession {
-    log::OpenSession { client_id: "c".into(), clean_start: false, expiry_s, will: None }
+    log::OpenSession {
+        client_id: "c".into(),
+        clean_start: false,
+        expiry_s,
+        will: None,
+    }
 }
 
 fn with_will(expiry_s: u32, delay_s: u32) -> log::OpenSession {
-    let message = log::Message { topic: "w".into(), ..Default::default() };
-    log::OpenSession { will: Some(log::Will { message: Some(message), delay_s }), ..session(expiry_s) }
+    let message = log::Message {
+        topic: "w".into(),
+        ..Default::default()
+    };
+    log::OpenSession {
+        will: Some(log::Will {
+            message: Some(message),
+            delay_s,
+        }),
+        ..session(expiry_s)
+    }
 }
 
 fn enqueue(shard: &mut Shard, epoch: u64, upto: u64, payload: &[u8]) -> Reply {
-    let message = log::Message { topic: "t".into(), payload: Bytes::copy_from_slice(payload), ..Default::default() };
-    let queued = log::QueuedMessage { message: Some(message), qos: 1, ..Default::default() };
-    let item = log::EnqueueItem { client_id: "c".into(), session_epoch: epoch, queued: Some(queued) };
-    shard.apply(Body::Enqueue(log::Enqueue { source: "other".into(), upto, items: vec![item] }))
+    let message = log::Message {
+        topic: "t".into(),
+        payload: Bytes::copy_from_slice(payload),
+        ..Default::default()
+    };
+    let queued = log::QueuedMessage {
+        message: Some(message),
+        qos: 1,
+        ..Default::default()
+    };
+    let item = log::EnqueueItem {
+        client_id: "c".into(),
+        session_epoch: epoch,
+        queued: Some(queued),
+    };
+    shard.apply(Body::Enqueue(log::Enqueue {
+        source: "other".into(),
+        upto,
+        items: vec![item],
+    }))
 }
 
 #[test]
@@ -66,7 +118,11 @@ fn a_session_is_found_again_until_its_time_is_over_mqtt_3_1_2_5() {
     shard.close(&first, true, 10);
     shard.pass(9);
     let again = shard.open(session(10));
-    assert!(again.present && again.epoch == first.epoch && again.connection_epoch > first.connection_epoch);
+    assert!(
+        again.present
+            && again.epoch == first.epoch
+            && again.connection_epoch > first.connection_epoch
+    );
     shard.close(&again, true, 10);
     shard.pass(10);
     assert!(shard.ended());
@@ -77,7 +133,10 @@ fn a_session_is_found_again_until_its_time_is_over_mqtt_3_1_2_5() {
 fn clean_start_begins_a_new_session_mqtt_3_1_2_4() {
     let mut shard = Shard::new();
     let first = shard.open(session(100));
-    let clean = shard.open(log::OpenSession { clean_start: true, ..session(100) });
+    let clean = shard.open(log::OpenSession {
+        clean_start: true,
+        ..session(100)
+    });
     assert!(!clean.present && clean.epoch != first.epoch && shard.ended());
 }
 
@@ -89,7 +148,11 @@ fn only_the_log_lets_time_pass() {
     shard.now_ms -= 3_600_000;
     shard.apply(Body::Tick(log::Tick::default()));
     assert!(!shard.ended(), "a clock that ran back ends nothing");
-    assert_eq!(shard.state.now_ms(), 1_000_000, "and does not move the shard's");
+    assert_eq!(
+        shard.state.now_ms(),
+        1_000_000,
+        "and does not move the shard's"
+    );
 }
 
 #[test]
@@ -149,8 +212,16 @@ fn a_will_that_was_not_confirmed_is_still_there_after_a_restart() {
     shard.close(&opened, true, 0);
     let restarted = ShardState::restore("s", FenceCatalog::default(), &shard.store);
     assert_eq!(restarted.leaving_wills().count(), 1);
-    shard.apply(Body::WillPublished(log::WillPublished { client_id: "c".into(), connection_epoch: opened.connection_epoch }));
-    assert_eq!(ShardState::restore("s", FenceCatalog::default(), &shard.store).leaving_wills().count(), 0);
+    shard.apply(Body::WillPublished(log::WillPublished {
+        client_id: "c".into(),
+        connection_epoch: opened.connection_epoch,
+    }));
+    assert_eq!(
+        ShardState::restore("s", FenceCatalog::default(), &shard.store)
+            .leaving_wills()
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -167,12 +238,23 @@ fn what_is_handed_over_twice_is_queued_once() {
 fn a_queue_is_bounded_and_says_what_it_lets_go() {
     let mut shard = Shard::new();
     let opened = shard.open(session(100));
-    shard.apply(Body::Settings(log::Settings { queue_messages_max: 2, queue_bytes_max: 1000, ..Default::default() }));
+    shard.apply(Body::Settings(log::Settings {
+        queue_messages_max: 2,
+        queue_bytes_max: 1000,
+        ..Default::default()
+    }));
     for upto in 1..=3 {
         enqueue(&mut shard, opened.epoch, upto, b"x");
     }
     assert_eq!(shard.state.session("c").unwrap().queue.len(), 2);
-    assert_eq!(shard.effects.iter().filter(|effect| matches!(effect, Effect::Dropped { .. })).count(), 1);
+    assert_eq!(
+        shard
+            .effects
+            .iter()
+            .filter(|effect| matches!(effect, Effect::Dropped { .. }))
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -182,11 +264,22 @@ fn a_message_keeps_its_identifier_until_it_is_settled() {
     for upto in 1..=3 {
         enqueue(&mut shard, opened.epoch, upto, b"x");
     }
-    let settle = |settled, received| Body::Settle(log::Settle { client_id: "c".into(), session_epoch: opened.epoch, settled, received });
+    let settle = |settled, received| {
+        Body::Settle(log::Settle {
+            client_id: "c".into(),
+            session_epoch: opened.epoch,
+            settled,
+            received,
+        })
+    };
     shard.apply(settle(vec![1], vec![2]));
     shard.close(&opened, true, 100);
     let again = shard.open(session(100));
-    let left: Vec<(u16, bool)> = again.queue.iter().map(|(seq, entry)| (packet_id_of(*seq).get(), entry.released)).collect();
+    let left: Vec<(u16, bool)> = again
+        .queue
+        .iter()
+        .map(|(seq, entry)| (packet_id_of(*seq).get(), entry.released))
+        .collect();
     assert_eq!(left, [(2, true), (3, false)]);
 }
 
@@ -199,14 +292,31 @@ fn identifiers_go_round_after_65535() {
 #[test]
 fn a_qos_2_publication_is_applied_once_until_it_is_released_mqtt_4_3_3_10() {
     let mut shard = Shard::new();
-    let once = log::Once { client_id: "c".into(), epoch: 1, packet_id: 9 };
-    let publish = || Body::Publish(log::Publish { message: Some(log::Message { topic: "t".into(), ..Default::default() }), once: Some(once.clone()) });
+    let once = log::Once {
+        client_id: "c".into(),
+        epoch: 1,
+        packet_id: 9,
+    };
+    let publish = || {
+        Body::Publish(log::Publish {
+            message: Some(log::Message {
+                topic: "t".into(),
+                ..Default::default()
+            }),
+            once: Some(once.clone()),
+        })
+    };
     assert_eq!(shard.apply(publish()), Reply::Done);
     assert_eq!(shard.apply(publish()), Reply::Duplicate);
     assert_eq!(shard.state.next_offset(), 1);
-    shard.apply(Body::Release(log::Release { once: Some(once.clone()) }));
+    shard.apply(Body::Release(log::Release {
+        once: Some(once.clone()),
+    }));
     assert_eq!(shard.apply(publish()), Reply::Done);
-    shard.apply(Body::Forget(log::Forget { client_id: "c".into(), epoch: 1 }));
+    shard.apply(Body::Forget(log::Forget {
+        client_id: "c".into(),
+        epoch: 1,
+    }));
     assert!(!shard.state.knows_names_of("c"));
 }
 
@@ -214,16 +324,31 @@ fn a_qos_2_publication_is_applied_once_until_it_is_released_mqtt_4_3_3_10() {
 fn a_retained_message_is_the_last_one_and_an_empty_one_clears_it_mqtt_3_3_1_6() {
     let mut shard = Shard::new();
     let retain = |payload: &'static [u8]| {
-        let message = log::Message { topic: "t".into(), payload: Bytes::from_static(payload), retain: true, ..Default::default() };
-        Body::Publish(log::Publish { message: Some(message), once: None })
+        let message = log::Message {
+            topic: "t".into(),
+            payload: Bytes::from_static(payload),
+            retain: true,
+            ..Default::default()
+        };
+        Body::Publish(log::Publish {
+            message: Some(message),
+            once: None,
+        })
     };
     shard.apply(retain(b"1"));
     shard.apply(retain(b"2"));
     let filter = meridian_mqtt::topic::TopicFilter::from_static("#");
     let mut found = Vec::new();
-    shard.state.for_each_retained(&filter, 0, |_, retained| found.push(retained.clone()));
-    assert!(matches!(&found[..], [log::Retained { body: Some(log::retained::Body::Message(message)) }] if message.payload == "2"));
+    shard
+        .state
+        .for_each_retained(&filter, 0, |_, retained| found.push(retained.clone()));
+    assert!(
+        matches!(&found[..], [log::Retained { body: Some(log::retained::Body::Message(message)) }] if message.payload == "2")
+    );
     shard.apply(retain(b""));
     assert_eq!(shard.state.retained_count(), 0);
-    assert!(!shard.store.state.keys().any(|key| key.starts_with(b"r/")), "nothing of it is left on disk");
+    assert!(
+        !shard.store.state.keys().any(|key| key.starts_with(b"r/")),
+        "nothing of it is left on disk"
+    );
 }

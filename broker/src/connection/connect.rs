@@ -13,7 +13,7 @@ use meridian_shard::{OpenedSession, Reply, log, packet_id_of};
 
 use super::{Connection, Link, Logged, Stream};
 use crate::clock::wall_ms;
-use crate::delivery::{Persistent, SessionHandle};
+use crate::delivery::{Persistent, SENT_UNKNOWN, SessionHandle};
 use crate::router::{Outgoing, qos, text};
 
 impl<S: Stream> Connection<S> {
@@ -109,7 +109,7 @@ impl<S: Stream> Connection<S> {
             .registry
             .get(client_id)
             .filter(|handle| persistent.is_some() && handle.persistent == persistent)
-            .unwrap_or_else(|| Arc::new(SessionHandle::new(client_id, persistent)));
+            .unwrap_or_else(|| Arc::new(SessionHandle::new(client_id, persistent, 0)));
         node.registry
             .replace(Arc::clone(&handle), &node.dispatch.subscriptions);
         let owner = node.next_owner();
@@ -178,10 +178,10 @@ impl<S: Stream> Connection<S> {
         let now_ms = wall_ms();
         let mut resume = Vec::new();
         for (at, (seq, entry)) in opened.queue.into_iter().enumerate() {
-            let seen = if sent_upto > 0 {
-                seq <= sent_upto
-            } else {
+            let seen = if sent_upto == SENT_UNKNOWN {
                 at < window
+            } else {
+                seq <= sent_upto
             };
             if !seen && !entry.released {
                 break;
@@ -206,8 +206,10 @@ impl<S: Stream> Connection<S> {
             });
             link.queue_high = seq;
             link.queue_taken += 1;
-            link.handle.sent(seq);
         }
+        link.handle
+            .sent_upto
+            .store(link.queue_high, Ordering::Relaxed);
         resume
     }
 }

@@ -247,6 +247,9 @@ impl<S: Stream> Connection<S> {
                 Err(error) => {
                     metrics::counter!("meridian_malformed_packets_total").increment(1);
                     tracing::debug!(peer = self.peer, rule = error.rule, "A packet was refused.");
+                    if let (None, Some(version)) = (&self.link, error.version) {
+                        self.version = version;
+                    }
                     self.session.malformed(&error);
                     self.input.clear();
                     return;
@@ -338,7 +341,7 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Writes what is left, closes, and says to the home shard how it ended.
+    /// Writes what is left, ends the session, and closes.
     async fn finish(&mut self) {
         let last = std::future::poll_fn(|context| {
             while !self.output.is_empty() {
@@ -356,6 +359,23 @@ impl<S: Stream> Connection<S> {
         });
         // A client that takes nothing any more loses its last packet, not our time.
         let _slow = tokio::time::timeout(LINGER, last).await;
+        self.end_session().await;
+        // What the client had sent meanwhile is read, so that the system does not take our last packet back for it.
+        let drained = std::future::poll_fn(|context| {
+            loop {
+                self.input.clear();
+                match self.poll_read(context) {
+                    Poll::Ready(Ok(read)) if read > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        let _slow = tokio::time::timeout(LINGER, drained).await;
+    }
+
+    /// Says to the home shard how the connection ended.
+    async fn end_session(&mut self) {
         let Some(link) = self.link.take() else { return };
         let Some(_rest) = link.handle.close(link.owner) else {
             return;

@@ -61,6 +61,9 @@ pub struct Persistent {
     pub epoch: u64,
 }
 
+/// Nobody knows how far the queue was sent.
+pub const SENT_UNKNOWN: u64 = u64::MAX;
+
 /// One session on this node, with its mailbox.
 #[derive(Debug)]
 pub struct SessionHandle {
@@ -99,13 +102,14 @@ pub enum Taken {
 }
 
 impl SessionHandle {
-    /// A session that nobody is connected to yet.
+    /// A session that nobody is connected to yet. `sent_upto` is 0 for a new one, [`SENT_UNKNOWN`] for one from before
+    /// the start of this process.
     #[must_use]
-    pub fn new(client_id: &str, persistent: Option<Persistent>) -> Self {
+    pub fn new(client_id: &str, persistent: Option<Persistent>, sent_upto: u64) -> Self {
         SessionHandle {
             client_id: client_id.into(),
             persistent,
-            sent_upto: AtomicU64::new(0),
+            sent_upto: AtomicU64::new(sent_upto),
             filters: Mutex::default(),
             inner: Mutex::default(),
         }

@@ -6,4 +6,6 @@ mod mailbox;
 
 pub use dispatch::{Dispatch, Errand, ShardEffects};
 pub use handover::run as run_handover;
-pub use mailbox::{Mail, MailboxLimits, Persistent, SessionHandle, Taken, Undelivered};
+pub use mailbox::{
+    Mail, MailboxLimits, Persistent, SENT_UNKNOWN, SessionHandle, Taken, Undelivered,
+};

@@ -1,20 +1,46 @@
-//! What the client publishes: its flows, the server's receive maximum, and the client's topic aliases.
+//! What the client publishes: its flows, the server's receive maximum, and the order of the answers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU16;
 
+use super::topic_alias::FromClient;
 use crate::packet::{PacketId, Publish, QoS, Version};
 use crate::reason::ReasonCode;
-use crate::topic::TopicName;
 
+/// Publications that a client of 3.1.1, which knows no receive maximum, may have under way: as many as it has
+/// identifiers.
+const V311_FLOWS_MAX: usize = u16::MAX as usize;
+
+/// Where a QoS 2 flow stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Its end is awaited; PUBREC has not gone.
+    /// Its PUBREC has not gone.
     Publishing,
     /// PUBREC has gone, PUBREL has not come.
     Received,
     /// PUBREL has come, PUBCOMP has not gone.
     Releasing,
+    /// As `Releasing`, for a publication of an earlier connection: whether there was one is known outside.
+    ReleasingInherited,
+}
+
+impl Stage {
+    /// Whether it takes a place in the receive maximum besides its answer; that of an earlier connection does not,
+    /// since a new connection starts with the whole quota (5.0 §4.9).
+    fn is_held(self) -> bool {
+        matches!(self, Stage::Received | Stage::Releasing)
+    }
+}
+
+/// A PUBACK or PUBREC that has not gone.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    id: PacketId,
+    qos: QoS,
+    /// What it will say, once that is known.
+    reason: Option<ReasonCode>,
+    /// The identifier belongs to something else: nobody was asked, and this is not that flow's answer.
+    is_stray: bool,
 }
 
 /// What became of a PUBLISH.
@@ -24,155 +50,191 @@ pub(super) enum Taken {
     Publish(Publish),
     /// A repetition of a QoS 2 publication that is already owned: PUBREC again [MQTT-4.3.3-10].
     Repeated(PacketId),
-    /// A repetition of one that is still under way: PUBREC comes.
+    /// The answer comes in its turn.
     Pending,
 }
 
-#[derive(Debug, Default)]
+/// What became of a PUBREL.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Releasing {
+    /// The name is to be let go.
+    Release,
+    /// It is being let go: PUBCOMP comes.
+    Pending,
+}
+
+#[derive(Debug)]
 pub(super) struct Inbound {
-    /// Flows that may be open at a time; 3.1.1 has no such limit.
-    receive_maximum: Option<NonZeroU16>,
-    topic_alias_maximum: u16,
+    version: Version,
+    /// Publications that may be under way at a time.
+    window: usize,
     /// QoS 2 flows.
     flows: BTreeMap<PacketId, Stage>,
-    /// Answers in the order of the PUBLISH packets, each with its reason once it is known.
-    answers: VecDeque<(PacketId, QoS, Option<ReasonCode>)>,
-    aliases: BTreeMap<NonZeroU16, TopicName>,
+    /// Flows in a stage that [`Stage::is_held`].
+    held: usize,
+    /// In the order of the PUBLISH packets.
+    answers: VecDeque<Answer>,
+    aliases: FromClient,
 }
 
 impl Inbound {
-    pub(super) fn limits(
-        &mut self,
-        receive_maximum: NonZeroU16,
-        version: Version,
-        topic_alias_maximum: u16,
-    ) {
-        self.receive_maximum = (version == Version::V5).then_some(receive_maximum);
-        self.topic_alias_maximum = topic_alias_maximum;
+    pub(super) fn new(version: Version, receive_maximum: NonZeroU16, aliases_max: u16) -> Self {
+        Inbound {
+            version,
+            window: match version {
+                Version::V5 => usize::from(receive_maximum.get()),
+                Version::V311 => V311_FLOWS_MAX,
+            },
+            flows: BTreeMap::new(),
+            held: 0,
+            answers: VecDeque::new(),
+            aliases: FromClient::new(aliases_max),
+        }
     }
 
-    /// Takes a PUBLISH; an error closes the connection with its reason.
-    pub(super) fn take(&mut self, mut publish: Publish) -> Result<Taken, ReasonCode> {
-        self.resolve_alias(&mut publish)?;
+    /// Takes a PUBLISH; an error closes the connection with its reason. `is_requested`: a SUBSCRIBE or UNSUBSCRIBE
+    /// that has no answer yet bears its identifier.
+    pub(super) fn take(
+        &mut self,
+        mut publish: Publish,
+        is_requested: impl Fn(PacketId) -> bool,
+    ) -> Result<Taken, ReasonCode> {
+        self.aliases.resolve(&mut publish)?;
         let Some(id) = publish.packet_id else {
             return Ok(Taken::Publish(publish));
         };
+        let stage = self.flows.get(&id).copied();
         if publish.qos == QoS::ExactlyOnce {
-            match self.flows.get(&id) {
+            match stage {
                 Some(Stage::Publishing) => return Ok(Taken::Pending),
                 Some(Stage::Received) => return Ok(Taken::Repeated(id)),
-                // It was released and is not completed: the identifier is not free yet.
-                Some(Stage::Releasing) => return Err(ReasonCode::PacketIdentifierInUse),
-                None => {}
+                Some(Stage::Releasing | Stage::ReleasingInherited) | None => {}
             }
         }
-        if self
-            .receive_maximum
-            .is_some_and(|max| self.open_flows() >= usize::from(max.get()))
-        {
+        if self.under_way() >= self.window {
             return Err(ReasonCode::ReceiveMaximumExceeded); // [MQTT-3.3.4-9]
+        }
+        // A QoS 1 identifier that comes again before its PUBACK is served again: at least once.
+        let is_other_flow = match publish.qos {
+            QoS::ExactlyOnce => stage.is_some() || self.answers.iter().any(|other| other.id == id),
+            _ => stage.is_some(),
+        };
+        let is_stray = is_other_flow || is_requested(id);
+        if is_stray && self.version == Version::V311 {
+            return Err(ReasonCode::ProtocolError); // [MQTT-2.3.1-2, v3.1.1]
+        }
+        self.answers.push_back(Answer {
+            id,
+            qos: publish.qos,
+            reason: is_stray.then_some(ReasonCode::PacketIdentifierInUse), // [MQTT-2.2.1-3]
+            is_stray,
+        });
+        if is_stray {
+            return Ok(Taken::Pending);
         }
         if publish.qos == QoS::ExactlyOnce {
             self.flows.insert(id, Stage::Publishing);
         }
-        self.answers.push_back((id, publish.qos, None));
         Ok(Taken::Publish(publish))
     }
 
-    /// QoS 1 without PUBACK and QoS 2 without PUBCOMP [MQTT-4.9.0-1].
-    fn open_flows(&self) -> usize {
-        self.flows.len()
-            + self
-                .answers
-                .iter()
-                .filter(|(_, qos, _)| *qos == QoS::AtLeastOnce)
-                .count()
+    /// Whether a publication that is under way bears this identifier.
+    pub(super) fn holds(&self, id: PacketId) -> bool {
+        self.flows.contains_key(&id) || self.answers.iter().any(|answer| answer.id == id)
     }
 
-    fn resolve_alias(&mut self, publish: &mut Publish) -> Result<(), ReasonCode> {
-        let Some(alias) = publish.topic_alias.take() else {
-            return if publish.topic.is_some() {
-                Ok(())
-            } else {
-                Err(ReasonCode::ProtocolError)
-            };
-        };
-        if alias.get() > self.topic_alias_maximum {
-            return Err(ReasonCode::TopicAliasInvalid); // [MQTT-3.3.2-9]
-        }
-        match &publish.topic {
-            Some(topic) => {
-                self.aliases.insert(alias, topic.detach());
-            }
-            None => match self.aliases.get(&alias) {
-                Some(topic) => publish.topic = Some(topic.clone()),
-                None => return Err(ReasonCode::ProtocolError),
-            },
-        }
-        Ok(())
+    /// QoS 1 without PUBACK, and QoS 2 without PUBCOMP or a refusing PUBREC (5.0 §4.9).
+    fn under_way(&self) -> usize {
+        self.answers.len() + self.held
     }
 
+    /// A publication's end is known.
     pub(super) fn published(&mut self, id: PacketId, reason: ReasonCode) {
-        let waiting = self
-            .answers
-            .iter_mut()
-            .find(|(of, _, answer)| *of == id && answer.is_none());
-        let Some((_, qos, answer)) = waiting else {
-            return;
-        };
-        *answer = Some(reason);
-        if *qos == QoS::ExactlyOnce {
-            if reason.is_error() {
-                // A refusing PUBREC ends the flow [MQTT-4.3.3-9].
-                self.flows.remove(&id);
-            } else {
-                self.flows.insert(id, Stage::Received);
-            }
+        let mut answers = self.answers.iter_mut();
+        if let Some(answer) = answers.find(|answer| answer.id == id && answer.reason.is_none()) {
+            answer.reason = Some(reason);
         }
     }
 
-    /// The next answer whose turn it is.
+    /// The next answer whose turn it is; it goes now.
     pub(super) fn next_answer(&mut self) -> Option<(PacketId, QoS, ReasonCode)> {
-        let (id, qos, reason) = *self.answers.front()?;
+        let Answer {
+            id,
+            qos,
+            reason,
+            is_stray,
+        } = *self.answers.front()?;
         let reason = reason?;
         self.answers.pop_front();
         if self.answers.is_empty() {
             self.answers = VecDeque::new();
         }
+        if qos == QoS::ExactlyOnce && !is_stray {
+            if reason.is_error() {
+                // A refusing PUBREC ends the flow [MQTT-4.3.3-9].
+                self.flows.remove(&id);
+            } else {
+                self.flows.insert(id, Stage::Received);
+                self.held += 1;
+            }
+        }
         Some((id, qos, reason))
     }
 
-    pub(super) fn releasing(&mut self, id: PacketId) {
-        if let Some(stage) = self.flows.get_mut(&id) {
-            *stage = Stage::Releasing;
+    /// Takes a PUBREL; an error closes the connection with its reason.
+    pub(super) fn release(&mut self, id: PacketId) -> Result<Releasing, ReasonCode> {
+        match self.flows.get_mut(&id) {
+            // PUBREL answers a PUBREC [MQTT-4.3.3-4], and that has not gone.
+            Some(Stage::Publishing) => Err(ReasonCode::ProtocolError),
+            Some(Stage::Releasing | Stage::ReleasingInherited) => Ok(Releasing::Pending),
+            Some(stage @ Stage::Received) => {
+                *stage = Stage::Releasing;
+                Ok(Releasing::Release)
+            }
+            None => {
+                self.flows.insert(id, Stage::ReleasingInherited);
+                Ok(Releasing::Release)
+            }
         }
     }
 
-    /// Whether the flow was known.
-    pub(super) fn completed(&mut self, id: PacketId) -> bool {
-        self.flows.remove(&id).is_some()
+    /// PUBCOMP goes. Whether the publication came on this connection; `None` if none is being released.
+    pub(super) fn completed(&mut self, id: PacketId) -> Option<bool> {
+        match self.flows.get(&id)? {
+            Stage::Publishing | Stage::Received => None,
+            Stage::ReleasingInherited => {
+                self.flows.remove(&id);
+                Some(false)
+            }
+            Stage::Releasing => {
+                self.flows.remove(&id);
+                self.held -= 1;
+                Some(true)
+            }
+        }
     }
 
     pub(super) fn check(&self) {
-        if let Some(max) = self.receive_maximum {
-            assert!(
-                self.open_flows() <= usize::from(max.get()),
-                "a client is held to the server's receive maximum"
-            );
-        }
-        let publishing = self
-            .flows
-            .values()
-            .filter(|stage| **stage == Stage::Publishing)
-            .count();
-        let unanswered = self
-            .answers
-            .iter()
-            .filter(|(_, qos, reason)| *qos == QoS::ExactlyOnce && reason.is_none());
+        assert!(
+            self.under_way() <= self.window,
+            "a client is held to the server's receive maximum"
+        );
+        let held = self.flows.values().filter(|stage| stage.is_held());
+        assert_eq!(held.count(), self.held, "each flow is counted once");
+        let publishing = self.flows.values();
+        let publishing = publishing.filter(|stage| **stage == Stage::Publishing);
+        let answers = self.answers.iter();
+        let answers = answers.filter(|answer| answer.qos == QoS::ExactlyOnce && !answer.is_stray);
         assert_eq!(
-            publishing,
-            unanswered.count(),
-            "each QoS 2 publication under way has an answer to come"
+            publishing.count(),
+            answers.count(),
+            "each QoS 2 publication under way has one answer to come"
+        );
+        assert!(
+            self.answers
+                .front()
+                .is_none_or(|answer| answer.reason.is_none()),
+            "an answer whose turn it is has gone"
         );
     }
 }

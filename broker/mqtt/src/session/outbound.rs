@@ -1,16 +1,16 @@
-//! What the client is sent: its receive maximum, packet identifiers, aliases, and what is sent again.
+//! What the client is sent: its receive maximum, packet identifiers, and what is sent again.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::time::Instant;
 
 use bytes::BytesMut;
 
+use super::topic_alias::ToClient;
 use super::{Delivery, Dropped, Output, Resume};
 use crate::codec::{PACKET_BYTES_MAX, PublishHeader, encode_publish_header};
 use crate::packet::{Ack, Connect, Packet, PacketId, Publish, PublishProperties, QoS, Version};
 use crate::reason::ReasonCode;
-use crate::topic::TopicName;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -34,60 +34,52 @@ enum Waiting {
     Release { packet_id: PacketId, handle: u64 },
 }
 
-#[derive(Debug, Default)]
+/// Bytes that wait for the client's receive maximum and that nothing but this connection keeps. What stands in a
+/// replicated queue is bounded there.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+#[derive(Debug)]
 pub(super) struct Outbound {
+    version: Version,
     /// Flows that may be open at a time.
     window: usize,
     waiting_max: usize,
     packet_bytes_max: u32,
     flows: BTreeMap<PacketId, Flow>,
     waiting: VecDeque<Waiting>,
+    /// Of the messages in `waiting` that no replicated queue keeps.
+    waiting_bytes: usize,
     /// Identifiers of what waits and has one already.
-    reserved: BTreeMap<PacketId, ()>,
+    reserved: BTreeSet<PacketId>,
     last_id: u16,
-    aliases: Option<Box<Aliases>>,
-}
-
-/// Aliases towards the client: the first topics get them, and keep them.
-#[derive(Debug)]
-struct Aliases {
-    max: u16,
-    by_topic: HashMap<TopicName, NonZeroU16>,
+    aliases: Option<Box<ToClient>>,
 }
 
 impl Outbound {
-    pub(super) fn limits(&mut self, connect: &Connect, max_inflight: u16, waiting_max: usize) {
-        let asked = connect
-            .properties
-            .receive_maximum
-            .map_or(u16::MAX, NonZeroU16::get);
-        self.window = usize::from(asked.min(max_inflight.max(1)));
-        self.waiting_max = waiting_max;
-        self.packet_bytes_max = connect
-            .properties
-            .maximum_packet_size
-            .unwrap_or(PACKET_BYTES_MAX);
-        let max = connect.properties.topic_alias_maximum.unwrap_or(0);
-        self.aliases = (max > 0).then(|| {
-            Box::new(Aliases {
-                max,
-                by_topic: HashMap::new(),
-            })
-        });
+    /// For the client that said CONNECT, or for nobody yet.
+    pub(super) fn new(connect: &Connect, max_inflight: u16, waiting_max: usize) -> Self {
+        let properties = &connect.properties;
+        let asked = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
+        Outbound {
+            version: connect.version,
+            window: usize::from(asked.min(max_inflight.max(1))),
+            waiting_max,
+            packet_bytes_max: properties.maximum_packet_size.unwrap_or(PACKET_BYTES_MAX),
+            flows: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            reserved: BTreeSet::new(),
+            last_id: 0,
+            aliases: ToClient::new(properties.topic_alias_maximum.unwrap_or(0)),
+        }
     }
 
     pub(super) fn resume(&mut self, resume: Vec<Resume>) {
         for item in resume {
-            let (id, waiting) = match item {
-                Resume::Publish(delivery) => (delivery.packet_id, Waiting::Again(delivery)),
-                Resume::Released { packet_id, handle } => {
-                    (Some(packet_id), Waiting::Release { packet_id, handle })
-                }
-            };
-            if let Some(id) = id {
-                self.reserved.insert(id, ());
-            }
-            self.waiting.push_back(waiting);
+            self.wait(match item {
+                Resume::Publish(delivery) => Waiting::Again(delivery),
+                Resume::Released { packet_id, handle } => Waiting::Release { packet_id, handle },
+            });
         }
     }
 
@@ -95,17 +87,15 @@ impl Outbound {
         &mut self,
         mut delivery: Delivery,
         now: Instant,
-        version: Version,
         outputs: &mut VecDeque<Output>,
     ) -> Result<(), Dropped> {
-        if version == Version::V311 {
-            delivery.properties = PublishProperties::default();
-            delivery.subscription_ids = Vec::new();
+        if self.version == Version::V311 {
+            strip(&mut delivery);
         }
-        if is_over(&delivery, now) {
+        if delivery.is_over(now) {
             return Err(Dropped::Expired);
         }
-        if !self.fits(&delivery, version) {
+        if !self.fits(&delivery) {
             return Err(Dropped::TooLarge);
         }
         if delivery.qos == QoS::AtMostOnce {
@@ -114,27 +104,47 @@ impl Outbound {
             outputs.push_back(Output::Send(Packet::Publish(publish)));
             return Ok(());
         }
-        if self.waiting.len() >= self.waiting_max {
+        let is_kept = delivery.handle != 0;
+        let too_many_bytes = !is_kept && self.waiting_bytes + delivery.bytes() > WAITING_BYTES_MAX;
+        if self.waiting.len() >= self.waiting_max || too_many_bytes {
             return Err(Dropped::Full);
         }
-        if let Some(id) = delivery.packet_id {
-            self.reserved.insert(id, ());
-        }
-        self.waiting.push_back(Waiting::New(delivery));
-        self.pump(now, version, outputs);
+        self.wait(Waiting::New(delivery));
+        self.pump(now, outputs);
         Ok(())
     }
 
-    /// Sends what waits, as far as the client's receive maximum goes [MQTT-4.9.0-2].
-    pub(super) fn pump(&mut self, now: Instant, version: Version, outputs: &mut VecDeque<Output>) {
+    fn wait(&mut self, waiting: Waiting) {
+        if let Some(id) = waiting.packet_id() {
+            self.reserved.insert(id);
+        }
+        self.waiting_bytes += waiting.own_bytes();
+        self.waiting.push_back(waiting);
+    }
+
+    /// Sends what waits, in its order, as far as the client's receive maximum goes [MQTT-4.9.0-2].
+    ///
+    /// An identifier that was given elsewhere may still be under way with another message: then it is waited for.
+    pub(super) fn pump(&mut self, now: Instant, outputs: &mut VecDeque<Output>) {
         while self.flows.len() < self.window
-            && let Some(next) = self.waiting.pop_front()
+            && let Some(next) = self.waiting.pop_front_if(|next| {
+                next.packet_id()
+                    .is_none_or(|id| !self.flows.contains_key(&id))
+            })
         {
+            if let Some(id) = next.packet_id() {
+                self.reserved.remove(&id);
+            }
+            self.waiting_bytes -= next.own_bytes();
             let (delivery, again) = match next {
                 Waiting::New(delivery) => (delivery, false),
-                Waiting::Again(delivery) => (delivery, true),
+                Waiting::Again(mut delivery) => {
+                    if self.version == Version::V311 {
+                        strip(&mut delivery);
+                    }
+                    (delivery, true)
+                }
                 Waiting::Release { packet_id, handle } => {
-                    self.reserved.remove(&packet_id);
                     let flow = Flow {
                         qos: QoS::ExactlyOnce,
                         stage: Stage::Released,
@@ -145,16 +155,9 @@ impl Outbound {
                     continue;
                 }
             };
-            let mut delivery = delivery;
-            if version == Version::V311 {
-                delivery.properties = PublishProperties::default();
-                delivery.subscription_ids = Vec::new();
-            }
-            if let Some(id) = delivery.packet_id {
-                self.reserved.remove(&id);
-            }
-            // A message that the client may have seen is not taken back by its expiry: its flow must end.
-            if (!again && is_over(&delivery, now)) || !self.fits(&delivery, version) {
+            // A message that the client may have seen is not taken back by its expiry: its flow must end. One that
+            // it cannot take is as good as sent [MQTT-3.1.2-25].
+            if (!again && delivery.is_over(now)) || !self.fits(&delivery) {
                 outputs.push_back(Output::Acknowledged {
                     handle: delivery.handle,
                 });
@@ -180,11 +183,15 @@ impl Outbound {
     }
 
     fn free_id(&mut self) -> PacketId {
+        assert!(
+            self.flows.len() + self.reserved.len() < usize::from(u16::MAX),
+            "the window leaves an identifier free"
+        );
         loop {
             self.last_id = self.last_id.wrapping_add(1);
             if let Some(id) = PacketId::new(self.last_id)
                 && !self.flows.contains_key(&id)
-                && !self.reserved.contains_key(&id)
+                && !self.reserved.contains(&id)
             {
                 return id;
             }
@@ -199,13 +206,14 @@ impl Outbound {
         now: Instant,
     ) -> Publish {
         let mut properties = delivery.properties;
-        if let (Some(expires), Some(message)) = (delivery.expires, &mut properties.0) {
+        if let (Some(expires), Version::V5) = (delivery.expires, self.version) {
             // What is left of it [MQTT-3.3.2-6].
+            let message = properties.0.get_or_insert_default();
             let left = expires.saturating_duration_since(now);
             message.message_expiry_s = Some(u32::try_from(left.as_secs()).unwrap_or(u32::MAX));
         }
         let (topic, topic_alias) = match &mut self.aliases {
-            Some(aliases) => aliases.of(delivery.topic),
+            Some(aliases) => aliases.assign(delivery.topic),
             None => (Some(delivery.topic), None),
         };
         Publish {
@@ -222,7 +230,7 @@ impl Outbound {
     }
 
     /// Whether the client takes a packet of this size [MQTT-3.1.2-24].
-    fn fits(&self, delivery: &Delivery, version: Version) -> bool {
+    fn fits(&self, delivery: &Delivery) -> bool {
         let rough = delivery.topic.as_str().len() + delivery.payload.len() + 1024;
         let bare = delivery.properties.0.is_none() && delivery.subscription_ids.len() < 64;
         if bare && rough < self.packet_bytes_max as usize {
@@ -242,7 +250,7 @@ impl Outbound {
         };
         encode_publish_header(
             &header,
-            version,
+            self.version,
             self.packet_bytes_max,
             &mut BytesMut::new(),
         )
@@ -304,31 +312,46 @@ impl Outbound {
 
     pub(super) fn check(&self) {
         assert!(
-            self.flows.len() <= self.window.max(1),
+            self.flows.len() <= self.window,
             "the client's receive maximum holds"
+        );
+        let bytes = self.waiting.iter().map(Waiting::own_bytes);
+        assert_eq!(
+            bytes.sum::<usize>(),
+            self.waiting_bytes,
+            "what waits is counted once"
+        );
+        let ids = self.waiting.iter().filter_map(Waiting::packet_id);
+        assert_eq!(
+            ids.collect::<BTreeSet<_>>(),
+            self.reserved,
+            "what waits with an identifier has it reserved"
         );
     }
 }
 
-impl Aliases {
-    /// The topic and the alias to send: both the first time, then the alias alone [MQTT-3.3.2-12].
-    fn of(&mut self, topic: TopicName) -> (Option<TopicName>, Option<NonZeroU16>) {
-        if let Some(alias) = self.by_topic.get(&topic) {
-            return (None, Some(*alias));
+impl Waiting {
+    /// The identifier that it was given elsewhere.
+    fn packet_id(&self) -> Option<PacketId> {
+        match self {
+            Waiting::New(delivery) | Waiting::Again(delivery) => delivery.packet_id,
+            Waiting::Release { packet_id, .. } => Some(*packet_id),
         }
-        let next = u16::try_from(self.by_topic.len() + 1)
-            .ok()
-            .filter(|next| *next <= self.max);
-        let Some(alias) = next.and_then(NonZeroU16::new) else {
-            return (Some(topic), None);
-        };
-        self.by_topic.insert(topic.detach(), alias);
-        (Some(topic), Some(alias))
+    }
+
+    /// Bytes that nothing but this connection keeps.
+    fn own_bytes(&self) -> usize {
+        match self {
+            Waiting::New(delivery) if delivery.handle == 0 => delivery.bytes(),
+            _ => 0,
+        }
     }
 }
 
-fn is_over(delivery: &Delivery, now: Instant) -> bool {
-    delivery.expires.is_some_and(|expires| expires <= now)
+/// Takes off what 3.1.1 has no words for.
+fn strip(delivery: &mut Delivery) {
+    delivery.properties = PublishProperties::default();
+    delivery.subscription_ids = Vec::new();
 }
 
 fn pubrel(packet_id: PacketId, reason: ReasonCode) -> Output {
