@@ -214,6 +214,12 @@ impl Inbound {
         }
     }
 
+    /// Whether it owns no memory but what aliases take.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.flows.is_empty() && self.answers.capacity() == 0
+    }
+
     pub(super) fn check(&self) {
         assert!(
             self.under_way() <= self.window,

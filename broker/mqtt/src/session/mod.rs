@@ -4,28 +4,36 @@
 //! the shell around it reads, writes and asks the shards. What must survive a connection (subscriptions, the queue,
 //! names of QoS 2 publications) is not in here: the shell hands it in with [`Accepted`].
 //!
-//! - `inbound` what the client publishes: flows, the server's own receive maximum, topic aliases.
+//! - `handshake` CONNECT to CONNACK.
+//! - `inbound` what the client publishes: flows, the server's own receive maximum, the order of the answers.
 //! - `outbound` what the client is sent: the client's receive maximum, packet identifiers, resends.
+//! - `topic_alias` both directions. `delivery`, `output` what the shell hands in and what it is told.
+//!
+//! Acknowledgements bear neither reason strings nor user properties, so a client that asks for no problem
+//! information gets none [MQTT-3.1.2-29].
 
+mod delivery;
+mod handshake;
 mod inbound;
 mod outbound;
+mod output;
+mod topic_alias;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+pub use delivery::{Delivery, Dropped, Resume};
+pub use handshake::Accepted;
+pub use output::{Output, WillFate};
 
-use crate::codec::CodecError;
 use crate::packet::{
-    Ack, ConnAck, ConnAckProperties, Connect, Disconnect, Packet, PacketId, Publish,
-    PublishProperties, QoS, SubAck, Subscribe, UnsubAck, Unsubscribe, Version,
+    Ack, ConnectProperties, Disconnect, Packet, PacketId, QoS, SubAck, UnsubAck, Version,
 };
 use crate::reason::ReasonCode;
 use crate::text::Text;
-use crate::topic::TopicName;
-use inbound::{Inbound, Taken};
+use inbound::{Inbound, Releasing, Taken};
 use outbound::Outbound;
 
 /// What the server allows one client.
@@ -49,29 +57,6 @@ pub struct Limits {
     pub outbox_messages_max: usize,
 }
 
-/// A message for the client.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    /// Its topic.
-    pub topic: TopicName,
-    /// Its payload, shared by all who get it.
-    pub payload: Bytes,
-    /// The lower one of published and subscribed.
-    pub qos: QoS,
-    /// As it is to be sent.
-    pub retain: bool,
-    /// As they came.
-    pub properties: PublishProperties,
-    /// Of the subscriptions that matched.
-    pub subscription_ids: Vec<u32>,
-    /// After this it is not sent any more [MQTT-3.3.2-5].
-    pub expires: Option<Instant>,
-    /// Given where the message stands in a replicated queue, so that it is the same after any crash.
-    pub packet_id: Option<PacketId>,
-    /// Comes back in [`Output::Acknowledged`]; 0 for none.
-    pub handle: u64,
-}
-
 /// Whether anybody subscribes to what was published [MQTT-3.4.2-1].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Matched {
@@ -79,94 +64,6 @@ pub enum Matched {
     Some,
     /// Nobody does.
     None,
-}
-
-/// How a client was accepted.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The session was there before.
-    pub session_present: bool,
-    /// The client's, or the one that it was assigned.
-    pub client_id: Text,
-    /// The server assigned the identifier.
-    pub assigned: bool,
-    /// As the server grants it, seconds; 0 ends the session with the connection.
-    pub session_expiry_s: u32,
-    /// What the client may have seen on an earlier connection, in the order in which it was sent.
-    pub resume: Vec<Resume>,
-}
-
-/// Something that was under way when an earlier connection ended [MQTT-4.4.0-1].
-#[derive(Debug)]
-pub enum Resume {
-    /// Sent and not acknowledged: sent again, as a duplicate. Has its packet identifier.
-    Publish(Delivery),
-    /// PUBREC had come: PUBREL is owed.
-    Released {
-        /// The identifier of the flow.
-        packet_id: PacketId,
-        /// As in [`Delivery::handle`].
-        handle: u64,
-    },
-}
-
-/// What is to become of the will.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WillFate {
-    /// It is published, after its delay [MQTT-3.1.2-8].
-    Publish,
-    /// The client left in order [MQTT-3.14.4-3].
-    Discard,
-}
-
-/// Why a message was not taken for delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
-    /// Its time is over.
-    Expired,
-    /// The client does not take packets of this size [MQTT-3.1.2-24].
-    TooLarge,
-    /// As many wait as may.
-    Full,
-    /// There is no client any more.
-    Closed,
-}
-
-/// What the shell has to do.
-#[derive(Debug)]
-pub enum Output {
-    /// Send this.
-    Send(Packet),
-    /// Decide about this; answer with [`Session::accept`] or [`Session::refuse`].
-    Connect(Box<Connect>),
-    /// Publish this; its topic is there. At QoS 1 and 2 answer with [`Session::published`].
-    Publish {
-        /// The publication.
-        publish: Publish,
-    },
-    /// Let go of the name of a QoS 2 publication; answer with [`Session::released`] or [`Session::not_found`].
-    Release(PacketId),
-    /// Answer with [`Session::subscribed`].
-    Subscribe(Subscribe),
-    /// Answer with [`Session::unsubscribed`].
-    Unsubscribe(Unsubscribe),
-    /// The client has the message, or refused it: it is owed no more.
-    Acknowledged {
-        /// Of the delivery.
-        handle: u64,
-    },
-    /// The client has the message of a QoS 2 flow: only PUBREL is owed.
-    Received {
-        /// Of the delivery.
-        handle: u64,
-    },
-    /// Send what is left, and close.
-    Close {
-        /// The will's fate.
-        will: WillFate,
-        /// The session's expiry, as DISCONNECT may have changed it.
-        session_expiry_s: u32,
-    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,6 +92,8 @@ pub struct Session {
     outbound: Outbound,
     /// SUBSCRIBE and UNSUBSCRIBE that have no answer yet.
     requests: BTreeSet<PacketId>,
+    /// What came before the client was accepted.
+    early: Vec<Packet>,
 }
 
 impl Session {
@@ -210,9 +109,10 @@ impl Session {
             heard: now,
             session_expiry_s: 0,
             asked_expiry_s: 0,
-            inbound: Inbound::default(),
-            outbound: Outbound::default(),
+            inbound: Inbound::new(Version::V5, NonZeroU16::MIN, 0),
+            outbound: Outbound::new(Version::V5, &ConnectProperties::default(), 1, 0),
             requests: BTreeSet::new(),
+            early: Vec::new(),
             limits,
         }
     }
@@ -220,8 +120,8 @@ impl Session {
     /// What to do next. To be drained after every call.
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front();
-        if self.outputs.is_empty() && self.outputs.capacity() > 16 {
-            // An idle connection holds no memory of its busy hours.
+        if output.is_none() && self.outputs.capacity() > 0 {
+            // An idle connection holds no memory of its busy moments.
             self.outputs = VecDeque::new();
         }
         output
@@ -244,8 +144,9 @@ impl Session {
         }
         match self.state {
             State::Connected => self.fail(ReasonCode::KeepAliveTimeout),
-            _ => self.close(WillFate::Publish),
+            _ => self.close(WillFate::Discard),
         }
+        self.check();
     }
 
     /// The session's expiry as it stands, seconds.
@@ -261,7 +162,8 @@ impl Session {
             // The first packet is CONNECT, or the connection is closed [MQTT-3.1.0-1].
             (State::AwaitConnect, _) => self.close(WillFate::Discard),
             (State::Closed, _) => {}
-            (State::Connecting | State::Connected, packet) => {
+            (State::Connecting, packet) => self.early(packet),
+            (State::Connected, packet) => {
                 self.heard = now;
                 self.connected(packet, now);
             }
@@ -269,72 +171,67 @@ impl Session {
         self.check();
     }
 
-    fn connect(&mut self, connect: Box<Connect>, now: Instant) {
-        self.state = State::Connecting;
-        self.version = connect.version;
-        self.heard = now;
-        self.keep_alive_s = connect.keep_alive_s;
-        self.asked_expiry_s = match connect.version {
-            Version::V5 => connect.properties.session_expiry_s.unwrap_or(0),
-            Version::V311 => 0,
-        };
-        self.inbound.limits(
-            self.limits.receive_maximum,
-            connect.version,
-            self.limits.topic_alias_maximum,
-        );
-        self.outbound.limits(
-            &connect,
-            self.limits.max_inflight,
-            self.limits.outbox_messages_max,
-        );
-        // Enhanced authentication: no method is offered [MQTT-4.12.0-1].
-        if connect.properties.authentication_method.is_some() {
-            self.refuse(ReasonCode::BadAuthenticationMethod, None);
-            return;
-        }
-        self.outputs.push_back(Output::Connect(connect));
-    }
-
     fn connected(&mut self, packet: Packet, now: Instant) {
         match packet {
             // A second CONNECT is an error [MQTT-3.1.0-2]; AUTH comes only after a method was agreed on.
             Packet::Connect(_) | Packet::Auth(_) => self.fail(ReasonCode::ProtocolError),
-            Packet::Publish(publish) => match self.inbound.take(publish) {
-                Ok(Taken::Publish(publish)) => self.outputs.push_back(Output::Publish { publish }),
-                Ok(Taken::Repeated(id)) => self.send_ack(Packet::PubRec, id, ReasonCode::Success),
-                Ok(Taken::Pending) => {}
+            Packet::Publish(publish) => {
+                let requests = &self.requests;
+                match self.inbound.take(publish, |id| requests.contains(&id)) {
+                    Ok(Taken::Publish(publish)) => {
+                        self.outputs.push_back(Output::Publish { publish });
+                    }
+                    Ok(Taken::Repeated(id)) => {
+                        self.send_ack(Packet::PubRec, id, ReasonCode::Success);
+                    }
+                    Ok(Taken::Pending) => self.answer_publications(),
+                    Err(reason) => self.fail(reason),
+                }
+            }
+            Packet::PubRel(ack) => match self.inbound.release(ack.packet_id) {
+                Ok(Releasing::Release) => self.outputs.push_back(Output::Release(ack.packet_id)),
+                Ok(Releasing::Pending) => {}
                 Err(reason) => self.fail(reason),
             },
-            Packet::PubRel(ack) => {
-                self.inbound.releasing(ack.packet_id);
-                self.outputs.push_back(Output::Release(ack.packet_id));
-            }
             Packet::PubAck(ack) => self.outbound.puback(&ack, &mut self.outputs),
             Packet::PubRec(ack) => self.outbound.pubrec(&ack, &mut self.outputs),
             Packet::PubComp(ack) => self.outbound.pubcomp(&ack, &mut self.outputs),
             Packet::Subscribe(subscribe) => {
-                if self.requests.insert(subscribe.packet_id) {
+                let id = subscribe.packet_id;
+                if self.claim(id) {
                     self.outputs.push_back(Output::Subscribe(subscribe));
+                } else if self.version == Version::V311 {
+                    self.fail(ReasonCode::ProtocolError); // [MQTT-2.3.1-2, v3.1.1]
                 } else {
-                    self.fail(ReasonCode::PacketIdentifierInUse);
+                    self.send_suback(id, in_use(subscribe.filters.len()));
                 }
             }
             Packet::Unsubscribe(unsubscribe) => {
-                if self.requests.insert(unsubscribe.packet_id) {
+                let id = unsubscribe.packet_id;
+                if self.claim(id) {
                     self.outputs.push_back(Output::Unsubscribe(unsubscribe));
+                } else if self.version == Version::V311 {
+                    self.fail(ReasonCode::ProtocolError); // [MQTT-2.3.1-2, v3.1.1]
                 } else {
-                    self.fail(ReasonCode::PacketIdentifierInUse);
+                    self.send_unsuback(id, in_use(unsubscribe.filters.len()));
                 }
             }
-            Packet::PingReq => self.outputs.push_back(Output::Send(Packet::PingResp)),
+            Packet::PingReq => self.send(Packet::PingResp), // [MQTT-3.12.4-1]
             Packet::Disconnect(disconnect) => self.client_leaves(&disconnect),
             // The codec refuses these; a client that sends them is no client.
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 self.fail(ReasonCode::ProtocolError);
             }
         }
-        self.outbound.pump(now, self.version, &mut self.outputs);
+        if self.state == State::Connected {
+            // An acknowledgement may have made room.
+            self.outbound.pump(now, &mut self.outputs);
+        }
+    }
+
+    /// Takes the identifier of a SUBSCRIBE or UNSUBSCRIBE, unless something else under way has it [MQTT-2.2.1-3].
+    fn claim(&mut self, id: PacketId) -> bool {
+        !self.inbound.holds(id) && self.requests.insert(id)
     }
 
     fn client_leaves(&mut self, disconnect: &Disconnect) {
@@ -346,81 +243,11 @@ impl Session {
             }
             self.session_expiry_s = expiry_s.min(self.limits.session_expiry_max_s);
         }
-        let with_will = disconnect.reason == ReasonCode::DisconnectWithWill;
-        self.close(if with_will {
-            WillFate::Publish
-        } else {
-            WillFate::Discard
+        // Only a normal disconnection takes the will back [MQTT-3.1.2-10]; any other reason leaves it.
+        self.close(match disconnect.reason {
+            ReasonCode::Success => WillFate::Discard,
+            _ => WillFate::Publish,
         });
-    }
-
-    /// The client is in.
-    pub fn accept(&mut self, accepted: Accepted, now: Instant) {
-        if self.state != State::Connecting {
-            return;
-        }
-        self.state = State::Connected;
-        self.session_expiry_s = accepted.session_expiry_s;
-        let cap = self.limits.server_keep_alive_max_s;
-        let granted = match (self.version, self.keep_alive_s) {
-            // 3.1.1 has no word for another keep alive than the client's.
-            (Version::V311, asked) => asked,
-            (Version::V5, 0) => cap,
-            (Version::V5, asked) => asked.min(cap),
-        };
-        self.patience = (granted > 0).then(|| Duration::from_millis(1500 * u64::from(granted)));
-        let mut properties = ConnAckProperties::default();
-        if self.version == Version::V5 {
-            properties.receive_maximum = Some(self.limits.receive_maximum);
-            properties.maximum_packet_size = Some(self.limits.max_packet);
-            properties.topic_alias_maximum = Some(self.limits.topic_alias_maximum);
-            properties.assigned_client_id = accepted.assigned.then(|| accepted.client_id.clone());
-            properties.server_keep_alive_s = (granted != self.keep_alive_s).then_some(granted);
-            properties.session_expiry_s = (accepted.session_expiry_s != self.asked_expiry_s)
-                .then_some(accepted.session_expiry_s);
-        }
-        self.outputs
-            .push_back(Output::Send(Packet::ConnAck(Box::new(ConnAck {
-                session_present: accepted.session_present,
-                reason: ReasonCode::Success,
-                properties,
-            }))));
-        self.outbound.resume(accepted.resume);
-        self.outbound.pump(now, self.version, &mut self.outputs);
-        self.check();
-    }
-
-    /// The client is not let in.
-    pub fn refuse(&mut self, reason: ReasonCode, server_reference: Option<Text>) {
-        let speaks = self.version == Version::V5 || reason.connack_v311().is_some();
-        if self.state == State::Connecting && speaks {
-            let mut properties = ConnAckProperties::default();
-            if self.version == Version::V5 {
-                properties.server_reference = server_reference;
-            }
-            let connack = ConnAck {
-                session_present: false,
-                reason,
-                properties,
-            };
-            self.outputs
-                .push_back(Output::Send(Packet::ConnAck(Box::new(connack))));
-        }
-        self.close(WillFate::Discard);
-    }
-
-    /// The codec could not read what came.
-    pub fn malformed(&mut self, error: &CodecError) {
-        match (self.state, error.version) {
-            (State::AwaitConnect, Some(version)) => {
-                self.version = version;
-                self.state = State::Connecting;
-                self.refuse(error.reason, None);
-            }
-            (State::AwaitConnect | State::Connecting, _) => self.close(WillFate::Discard),
-            (State::Connected, _) => self.fail(error.reason),
-            (State::Closed, _) => {}
-        }
     }
 
     /// A publication's end: PUBACK or PUBREC goes when those before it have gone [MQTT-4.6.0-2] [MQTT-4.6.0-3].
@@ -433,60 +260,56 @@ impl Session {
             (Err(_), Version::V311) => ReasonCode::Success,
         };
         self.inbound.published(id, reason);
+        self.answer_publications();
+        self.check();
+    }
+
+    /// Sends the acknowledgements whose turn it is.
+    fn answer_publications(&mut self) {
         while let Some((id, qos, reason)) = self.inbound.next_answer() {
-            let kind = if qos == QoS::ExactlyOnce {
-                Packet::PubRec
-            } else {
-                Packet::PubAck
+            let kind = match qos {
+                QoS::ExactlyOnce => Packet::PubRec,
+                _ => Packet::PubAck,
             };
             self.send_ack(kind, id, reason);
+        }
+    }
+
+    /// The name of a QoS 2 publication is free: PUBCOMP may go.
+    pub fn released(&mut self, id: PacketId) {
+        if self.inbound.completed(id).is_some() {
+            self.send_ack(Packet::PubComp, id, ReasonCode::Success);
         }
         self.check();
     }
 
-    /// A QoS 2 publication's name is free: PUBCOMP may go.
-    pub fn released(&mut self, id: PacketId) {
-        self.inbound.completed(id);
-        self.send_ack(Packet::PubComp, id, ReasonCode::Success);
-    }
-
     /// Nothing outside knows the name. If this connection does, that is enough.
     pub fn not_found(&mut self, id: PacketId) {
-        let known = self.inbound.completed(id);
-        let reason = match (known, self.version) {
-            (false, Version::V5) => ReasonCode::PacketIdentifierNotFound,
-            _ => ReasonCode::Success,
+        let reason = match (self.inbound.completed(id), self.version) {
+            (None, _) => return,
+            (Some(false), Version::V5) => ReasonCode::PacketIdentifierNotFound,
+            (Some(_), _) => ReasonCode::Success,
         };
         self.send_ack(Packet::PubComp, id, reason);
+        self.check();
     }
 
     /// SUBACK, one code a filter.
     pub fn subscribed(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
-        self.requests.remove(&packet_id);
-        let suback = SubAck {
-            packet_id,
-            reason_string: None,
-            user: Vec::new(),
-            reasons,
-        };
-        self.send(Packet::SubAck(suback));
+        if self.requests.remove(&packet_id) {
+            self.send_suback(packet_id, reasons);
+        }
     }
 
     /// UNSUBACK, one code a filter.
     pub fn unsubscribed(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
-        self.requests.remove(&packet_id);
-        let reasons = if self.version == Version::V5 {
-            reasons
-        } else {
-            Vec::new()
-        };
-        let unsuback = UnsubAck {
-            packet_id,
-            reason_string: None,
-            user: Vec::new(),
-            reasons,
-        };
-        self.send(Packet::UnsubAck(unsuback));
+        if self.requests.remove(&packet_id) {
+            let reasons = match self.version {
+                Version::V5 => reasons,
+                Version::V311 => Vec::new(),
+            };
+            self.send_unsuback(packet_id, reasons);
+        }
     }
 
     /// Takes a message for the client.
@@ -497,16 +320,19 @@ impl Session {
         if self.state != State::Connected {
             return Err(Dropped::Closed);
         }
-        let delivered = self
-            .outbound
-            .deliver(delivery, now, self.version, &mut self.outputs);
+        let delivered = self.outbound.deliver(delivery, now, &mut self.outputs);
         self.check();
         delivered
     }
 
     /// The server ends the connection.
     pub fn disconnect(&mut self, reason: ReasonCode, server_reference: Option<Text>) {
-        self.leave(reason, server_reference);
+        match self.state {
+            State::Connecting => self.refuse(reason, server_reference),
+            State::AwaitConnect => self.close(WillFate::Discard),
+            State::Connected | State::Closed => self.leave(reason, server_reference),
+        }
+        self.check();
     }
 
     /// The client did what it must not: it is told, where its version has the words [MQTT-4.13.1-1].
@@ -531,6 +357,7 @@ impl Session {
     fn close(&mut self, will: WillFate) {
         if self.state != State::Closed {
             self.state = State::Closed;
+            self.early = Vec::new();
             self.outputs.push_back(Output::Close {
                 will,
                 session_expiry_s: self.session_expiry_s,
@@ -542,6 +369,24 @@ impl Session {
         if self.state == State::Connected {
             self.outputs.push_back(Output::Send(packet));
         }
+    }
+
+    fn send_suback(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
+        self.send(Packet::SubAck(SubAck {
+            packet_id,
+            reason_string: None,
+            user: Vec::new(),
+            reasons,
+        }));
+    }
+
+    fn send_unsuback(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
+        self.send(Packet::UnsubAck(UnsubAck {
+            packet_id,
+            reason_string: None,
+            user: Vec::new(),
+            reasons,
+        }));
     }
 
     fn send_ack(&mut self, kind: impl Fn(Ack) -> Packet, packet_id: PacketId, reason: ReasonCode) {
@@ -557,8 +402,23 @@ impl Session {
         if cfg!(debug_assertions) {
             self.inbound.check();
             self.outbound.check();
+            let last = self.outputs.back();
+            assert!(
+                self.state != State::Closed
+                    || last.is_none_or(|last| matches!(last, Output::Close { .. })),
+                "nothing follows the end"
+            );
+            assert!(
+                self.early.is_empty() || self.state == State::Connecting,
+                "what came early waits for the decision only"
+            );
         }
     }
+}
+
+/// A code for each filter of a request whose identifier is taken.
+fn in_use(filters: usize) -> Vec<ReasonCode> {
+    vec![ReasonCode::PacketIdentifierInUse; filters]
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use bytes::BytesMut;
 use super::topic_alias::ToClient;
 use super::{Delivery, Dropped, Output, Resume};
 use crate::codec::{PACKET_BYTES_MAX, PublishHeader, encode_publish_header};
-use crate::packet::{Ack, Connect, Packet, PacketId, Publish, PublishProperties, QoS, Version};
+use crate::packet::{
+    Ack, ConnectProperties, Packet, PacketId, Publish, PublishProperties, QoS, Version,
+};
 use crate::reason::ReasonCode;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +58,16 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
-    /// For the client that said CONNECT, or for nobody yet.
-    pub(super) fn new(connect: &Connect, max_inflight: u16, waiting_max: usize) -> Self {
-        let properties = &connect.properties;
+    /// For a client that says this of itself in CONNECT.
+    pub(super) fn new(
+        version: Version,
+        properties: &ConnectProperties,
+        max_inflight: u16,
+        waiting_max: usize,
+    ) -> Self {
         let asked = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
         Outbound {
-            version: connect.version,
+            version,
             window: usize::from(asked.min(max_inflight.max(1))),
             waiting_max,
             packet_bytes_max: properties.maximum_packet_size.unwrap_or(PACKET_BYTES_MAX),
@@ -310,11 +316,21 @@ impl Outbound {
         }
     }
 
+    /// Whether it owns no memory but what aliases take.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.flows.is_empty() && self.reserved.is_empty() && self.waiting.capacity() == 0
+    }
+
     pub(super) fn check(&self) {
         assert!(
             self.flows.len() <= self.window,
             "the client's receive maximum holds"
         );
+        // What is long is looked at now and then: else a slow test would be quadratic.
+        if self.waiting.len() > 64 && !self.waiting.len().is_power_of_two() {
+            return;
+        }
         let bytes = self.waiting.iter().map(Waiting::own_bytes);
         assert_eq!(
             bytes.sum::<usize>(),
@@ -322,10 +338,9 @@ impl Outbound {
             "what waits is counted once"
         );
         let ids = self.waiting.iter().filter_map(Waiting::packet_id);
-        assert_eq!(
-            ids.collect::<BTreeSet<_>>(),
-            self.reserved,
-            "what waits with an identifier has it reserved"
+        assert!(
+            self.reserved.is_subset(&ids.collect()),
+            "only what waits has an identifier reserved"
         );
     }
 }

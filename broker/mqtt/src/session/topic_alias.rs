@@ -112,8 +112,7 @@ impl ToClient {
         };
         let alias = u16::try_from(index + 1).ok().and_then(NonZeroU16::new);
         let alias = alias.expect("there are at most TO_CLIENT_MAX slots");
-        self.by_topic
-            .insert(self.slots[index].topic.clone(), alias);
+        self.by_topic.insert(self.slots[index].topic.clone(), alias);
         (Some(topic), Some(alias))
     }
 
@@ -164,11 +163,11 @@ mod tests {
     fn the_client_always_finds_the_topic_that_was_meant() {
         let (mut aliases, mut client) = (ToClient::new(3).unwrap(), HashMap::new());
         let (mut seed, mut saved) = (1_u32, 0);
-        for _ in 0..10_000 {
+        for round in 0..10_000 {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            // Two topics are most of the traffic, a hundred are the rest.
+            // Three in four messages have one of two topics, other ones after half the time; a hundred are the rest.
             let number = if seed >> 30 > 0 {
-                seed >> 20 & 1
+                (seed >> 20 & 1) + round / 5_000 * 200
             } else {
                 seed >> 16 & 127
             };
@@ -182,8 +181,8 @@ mod tests {
             assert_eq!(client[&alias], meant);
         }
         assert!(
-            saved > 7000,
-            "hot topics keep their aliases: {saved} of about 7,500"
+            saved > 6_000,
+            "hot topics have aliases: {saved} of 7,500 that might be saved"
         );
     }
 }
