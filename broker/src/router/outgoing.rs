@@ -150,7 +150,12 @@ impl Outgoing {
             subscription_ids,
             expires: expiry_s.map(|expiry_s| {
                 let left_ms = self.received_ms + 1000 * i64::from(expiry_s) - now_ms;
-                Instant::now() + Duration::from_millis(u64::try_from(left_ms).unwrap_or(0))
+                let now = Instant::now();
+                match u64::try_from(left_ms) {
+                    Ok(left_ms) if left_ms > 0 => now + Duration::from_millis(left_ms),
+                    // Over already, whichever moment the caller compares with.
+                    _ => now.checked_sub(Duration::from_secs(1)).unwrap_or(now),
+                }
             }),
             packet_id: queued.map(|seq| {
                 meridian_mqtt::packet::PacketId(meridian_shard::packet_id_of(seq.get()))
