@@ -250,11 +250,11 @@ impl Node {
             };
             let (known, revision) = {
                 let state = shard.state.lock();
-                (state.settings().clone(), state.fences().revision)
+                (*state.settings(), state.fences().revision)
             };
             if known != *settings {
                 shard
-                    .propose(log::command::Body::Settings(settings.clone()))
+                    .propose(log::command::Body::Settings(*settings))
                     .await
                     .map_err(refused)?;
             }

@@ -1,6 +1,7 @@
 //! Real GPS traces over MQTT QoS 1, judged by an independent oracle: what a subscriber and the file sink get.
 //!
 //! `MERIDIAN_TRACES=austin_bus,austin_dups` replays others than the small ones; `make bench-traces` replays all.
+#![allow(clippy::print_stdout, reason = "figures for who runs it by hand")]
 
 mod support;
 

@@ -6,6 +6,7 @@
 #![allow(
     missing_docs,
     clippy::doc_markdown,
+    clippy::large_enum_variant,
     reason = "generated; the schema documents it"
 )]
 

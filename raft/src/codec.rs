@@ -120,7 +120,7 @@ pub(crate) fn entry_to_disk(entry: &Entry) -> v1::Entry {
         EntryPayload::Blank => v1::entry::Payload::Blank(true),
         EntryPayload::Normal(Payload(command)) => v1::entry::Payload::Command(command.clone()),
         EntryPayload::Membership(membership) => {
-            v1::entry::Payload::Membership(membership_to_disk(&membership))
+            v1::entry::Payload::Membership(membership_to_disk(membership))
         }
     };
     v1::Entry {

@@ -58,7 +58,7 @@ impl LogStore {
         };
         let purged = store
             .meta(PURGED)?
-            .map(|bytes| v1::LogId::decode(bytes))
+            .map(v1::LogId::decode)
             .transpose()
             .map_err(io::Error::other)?;
         let purged = purged.as_ref().map(codec::id_from_disk);

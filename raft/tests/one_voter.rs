@@ -1,5 +1,6 @@
 //! A group of one voter: what it acknowledged is there again, and a store that is not ours to open is left alone.
 #![allow(missing_docs)]
+#![allow(clippy::print_stdout, reason = "figures for who runs it by hand")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -10,6 +10,10 @@ pub type Cursors = BTreeMap<String, u64>;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most of them are of the large kind"
+)]
 pub enum Event {
     /// A position that the movement filter passed.
     Position(EnrichedPosition),

@@ -1,4 +1,5 @@
 //! What one command costs in `apply`.
+#![allow(missing_docs, reason = "the macro makes a public function")]
 
 use std::hint::black_box;
 

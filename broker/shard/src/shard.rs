@@ -391,7 +391,7 @@ impl ShardState {
             first_offset: self.events.first,
             fences_revision: self.fences.revision,
             next_epoch: self.next_epoch,
-            settings: Some(self.settings.clone()),
+            settings: Some(self.settings),
             handed: self
                 .handed
                 .iter()

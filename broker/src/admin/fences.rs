@@ -57,7 +57,9 @@ pub(super) async fn put(
     });
     match own {
         None => feature["id"] = id.clone().into(),
-        Some(own) if own.as_str() == Some(&id) || own.to_string() == id => {}
+        Some(own)
+            if own.as_str() == Some(&id)
+                || own.as_u64().is_some_and(|own| id.parse() == Ok(own)) => {}
         Some(own) => {
             return Err(Problem::invalid(
                 "/id",

@@ -1,6 +1,6 @@
 //! The configuration: one TOML file, `MERIDIAN__SECTION__KEY` in the environment over it, and every mistake at once.
 //!
-//! Every key is read by exactly one call of [`Reader`], which knows its path; what nobody has read at the end is a
+//! Every key is read by exactly one call of the reader, which knows its path; what nobody has read at the end is a
 //! mistake that names the nearest key.
 
 mod reader;

@@ -57,6 +57,7 @@ impl Dispatch {
 
 /// What the shell has to do for a shard besides delivery, because it must go through a log.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "few, and moved once")]
 pub enum Errand {
     /// Publish a will in its topic's shard, then confirm it in this one.
     PublishWill {

@@ -26,6 +26,10 @@ pub struct GeoInputs {
 }
 
 /// What is to become of a publish that may hold fixes.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made and taken apart in one breath"
+)]
 pub enum GeoPublish {
     /// Something could change: to be proposed.
     Changed(log::Fixes),

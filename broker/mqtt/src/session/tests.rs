@@ -1,5 +1,7 @@
 //! Each test is a sentence of the specification, told by what goes in and what comes out.
 
+mod model;
+
 use bytes::Bytes;
 
 use super::*;
