@@ -637,7 +637,7 @@ async fn run_time(
                 let waiter = crate::shards::Waiter::Seen(devices);
                 let command = log::command::Body::LastSeen(seen);
                 shard
-                    .submit_with(crate::shards::Proposal { command, waiter })
+                    .submit_with(Box::new(crate::shards::Proposal { command, waiter }))
                     .await;
             }
         }

@@ -44,6 +44,8 @@ struct Shared {
     cache: BTreeMap<u64, Entry>,
     cached_bytes: usize,
     last: Option<Id>,
+    /// Not yet written.
+    committed: Option<Id>,
     purged: Option<Id>,
     /// Bytes appended since the last snapshot, for those who decide when to purge.
     bytes_since_snapshot: u64,
@@ -225,12 +227,10 @@ impl RaftLogStorage<Types> for LogStore {
         .await
     }
 
+    /// Goes along with the next append: the mark is a hint for the next start, and not worth a write of its own.
     async fn save_committed(&mut self, committed: Option<Id>) -> Result<(), io::Error> {
-        let Some(committed) = committed else {
-            return Ok(());
-        };
-        let change = self.put_meta(COMMITTED, codec::id_to_disk(&committed).encode_to_vec());
-        self.submit(vec![change], Done::Nobody)
+        self.shared().committed = committed;
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<Id>, io::Error> {
@@ -250,7 +250,7 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut changes = Vec::new();
-        {
+        let committed = {
             let mut shared = self.shared();
             for entry in entries {
                 let id = entry.log_id();
@@ -265,6 +265,11 @@ impl RaftLogStorage<Types> for LogStore {
                 shared.cache.insert(id.index(), entry);
                 shared.last = Some(id);
             }
+            shared.committed.take()
+        };
+        if let Some(committed) = committed {
+            let mark = codec::id_to_disk(&committed).encode_to_vec();
+            changes.push(self.put_meta(COMMITTED, mark));
         }
         let done = Done::Flushed(callback);
         self.submit(changes, done)?;

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use openraft::storage::IOFlushed;
 use rocksdb::{ColumnFamilyRef, WriteBatch, WriteOptions};
@@ -19,6 +20,9 @@ use crate::storage::{Column, Inner};
 
 /// Submissions of one flush.
 const BATCH_MAX: usize = 1024;
+/// How long a flush waits for more where the one before was already waited for: many groups at work share it, and a lone
+/// append never waits.
+const LINGER: Duration = Duration::from_micros(200);
 /// Bytes of one flush, as soon as which it is closed.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
@@ -33,8 +37,6 @@ pub(crate) enum Change {
 pub(crate) enum Done {
     Flushed(IOFlushed<Types>),
     Told(oneshot::Sender<()>),
-    /// Nobody: it is enough if it goes along with another flush.
-    Nobody,
 }
 
 pub(crate) struct Submission {
@@ -54,9 +56,13 @@ pub(crate) fn start(
     let thread = std::thread::Builder::new()
         .name("raft-writer".into())
         .spawn(move || {
+            let mut busy = false;
             while let Ok(first) = submissions.recv() {
                 let mut round = vec![first];
                 let mut bytes = size(&round[0]);
+                if busy {
+                    std::thread::sleep(LINGER);
+                }
                 while round.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
                     let Ok(next) = submissions.try_recv() else {
                         break;
@@ -64,6 +70,7 @@ pub(crate) fn start(
                     bytes += size(&next);
                     round.push(next);
                 }
+                busy = round.len() > 1;
                 if let Err(error) = write(&store, &round, fsync) {
                     on_failure(&format!("the Raft log could not be written: {error}"));
                     let failed = |done: Done| {
@@ -84,7 +91,6 @@ pub(crate) fn start(
                             // Whoever waited may be gone; the change stands.
                             let _gone = sender.send(());
                         }
-                        Done::Nobody => {}
                     }
                 }
             }
@@ -103,12 +109,7 @@ fn write(store: &Inner, round: &[Submission], fsync: bool) -> Result<(), rocksdb
         }
     }
     let mut options = WriteOptions::default();
-    options.set_sync(
-        fsync
-            && round
-                .iter()
-                .any(|submission| !matches!(submission.done, Done::Nobody)),
-    );
+    options.set_sync(fsync);
     store.db.write_opt(batch, &options)
 }
 

@@ -268,8 +268,16 @@ impl<S: Stream> Connection<S> {
                 match output {
                     Output::Send(packet) => self.send(&packet),
                     Output::Connect(connect) => Box::pin(self.connect(connect)).await,
-                    Output::Publish { publish } => self.publish(publish).await,
-                    Output::Release(id) => self.release(id).await,
+                    Output::Publish { publish } => {
+                        if let Some((shard, proposal)) = self.publish(publish) {
+                            self.node.shards.get(shard).submit_with(proposal).await;
+                        }
+                    }
+                    Output::Release(id) => {
+                        if let Some((shard, proposal)) = self.release(id) {
+                            self.node.shards.get(shard).submit_with(proposal).await;
+                        }
+                    }
                     Output::Subscribe(subscribe) => Box::pin(self.subscribe(subscribe)).await,
                     Output::Unsubscribe(unsubscribe) => {
                         Box::pin(self.unsubscribe(unsubscribe)).await
@@ -287,7 +295,9 @@ impl<S: Stream> Connection<S> {
                     }
                 }
             }
-            self.settle().await;
+            if let Some((shard, proposal)) = self.settle() {
+                self.node.shards.get(shard).submit_with(proposal).await;
+            }
             if self.ended.is_some() || !self.pull_queue() {
                 return;
             }
@@ -359,7 +369,7 @@ impl<S: Stream> Connection<S> {
         });
         // A client that takes nothing any more loses its last packet, not our time.
         let _slow = tokio::time::timeout(LINGER, last).await;
-        self.end_session().await;
+        Box::pin(self.end_session()).await;
         // What the client had sent meanwhile is read, so that the system does not take our last packet back for it.
         let drained = std::future::poll_fn(|context| {
             loop {
@@ -405,5 +415,28 @@ impl<S: Stream> Connection<S> {
                 tracing::debug!(client = %link.client_id, "The end of a session could not be logged.");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The future that serves a connection lives as long as the connection does.
+    #[test]
+    fn an_idle_connection_is_small() {
+        fn size_of_future<F>(
+            _serve: impl Fn(tokio::net::TcpStream, String, Arc<Node>) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let sizes = [
+            ("future", size_of_future(serve)),
+            ("session", size_of::<Session>()),
+            ("link", size_of::<Link>()),
+            ("handle", size_of::<SessionHandle>()),
+        ];
+        let sum: usize = sizes.iter().map(|(_, size)| size).sum();
+        assert!(sum < 2560, "{sizes:?}");
     }
 }

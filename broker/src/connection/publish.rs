@@ -8,20 +8,21 @@ use meridian_shard::log;
 use super::{Connection, Stream};
 use crate::clock::wall_ms;
 use crate::geo::GeoPublish;
-use crate::router::{Outgoing, Source};
+use crate::router::{Outgoing, ShardIndex, Source};
 use crate::shards::{Proposal, Waiter};
 
 impl<S: Stream> Connection<S> {
-    pub(super) async fn publish(&mut self, publish: Publish) {
-        let Some(link) = &mut self.link else { return };
-        let Some(topic) = publish.topic else { return };
+    /// Takes a publication; what comes out is to be proposed.
+    pub(super) fn publish(&mut self, publish: Publish) -> Option<(ShardIndex, Box<Proposal>)> {
+        let link = self.link.as_mut()?;
+        let topic = publish.topic?;
         let id = publish.packet_id;
         self.node.counters.received(publish.qos);
         if !self.node.may_publish(topic.as_str()) {
             if let Some(id) = id {
                 self.session.published(id, Err(ReasonCode::NotAuthorized));
             }
-            return;
+            return None;
         }
         let message = Outgoing {
             topic,
@@ -36,7 +37,7 @@ impl<S: Stream> Connection<S> {
         if input.is_none() && message.qos == QoS::AtMostOnce && !message.retain {
             // Nothing of it must survive.
             self.node.dispatch.live(&message, Source::Direct);
-            return;
+            return None;
         }
         let shard_index = self.node.shards.map.of_topic(&message.topic);
         // A QoS 2 publication of a session that survives is known by name, so that its resend is known too.
@@ -50,6 +51,9 @@ impl<S: Stream> Connection<S> {
             }
             _ => None,
         };
+        if let (Some(id), Some(_)) = (id, &once) {
+            link.names.insert(id, shard_index);
+        }
         let (body, device) = match input {
             Some((region, device)) => {
                 let (region, device) = (region.to_owned(), device.to_owned());
@@ -71,37 +75,32 @@ impl<S: Stream> Connection<S> {
                         if let Some(id) = id {
                             self.session.published(id, Ok(Matched::Some));
                         }
-                        return;
+                        return None;
                     }
                     GeoPublish::Plain => (plain(&message, once), None),
                 }
             }
             None => (plain(&message, once), None),
         };
-        if let (Some(id), QoS::ExactlyOnce) = (id, message.qos) {
-            link.names.insert(id, shard_index);
-        }
         let waiter = Waiter::Publisher {
             session: link.handle.clone(),
             owner: link.owner,
             id,
             device,
         };
-        let shard = self.node.shards.get(shard_index);
-        shard
-            .submit_with(Proposal {
-                command: body,
-                waiter,
-            })
-            .await;
+        let proposal = Proposal {
+            command: body,
+            waiter,
+        };
+        Some((shard_index, Box::new(proposal)))
     }
 
     /// PUBREL: the publication's name may be used again, as soon as the log says so [MQTT-4.3.3-12].
-    pub(super) async fn release(&mut self, id: PacketId) {
-        let Some(link) = &mut self.link else { return };
+    pub(super) fn release(&mut self, id: PacketId) -> Option<(ShardIndex, Box<Proposal>)> {
+        let link = self.link.as_mut()?;
         let (Some(logged), Some(_)) = (link.logged, link.handle.persistent) else {
             self.session.not_found(id);
-            return;
+            return None;
         };
         let shards = &self.node.shards;
         let holder = link.names.remove(&id).or_else(|| {
@@ -116,7 +115,7 @@ impl<S: Stream> Connection<S> {
         });
         let Some(shard) = holder else {
             self.session.not_found(id);
-            return;
+            return None;
         };
         let once = log::Once {
             client_id: link.client_id.as_str().to_owned(),
@@ -129,10 +128,7 @@ impl<S: Stream> Connection<S> {
             id,
         };
         let command = log::command::Body::Release(log::Release { once: Some(once) });
-        shards
-            .get(shard)
-            .submit_with(Proposal { command, waiter })
-            .await;
+        Some((shard, Box::new(Proposal { command, waiter })))
     }
 }
 

@@ -6,7 +6,8 @@ use meridian_shard::log;
 
 use super::{Connection, Stream};
 use crate::clock::wall_ms;
-use crate::router::{Outgoing, qos};
+use crate::router::{Outgoing, ShardIndex, qos};
+use crate::shards::{Proposal, Waiter};
 
 /// Entries that the session holds at a time; the rest stays in the queue.
 const TAKEN_MAX: usize = 128;
@@ -77,24 +78,19 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Tells the home shard what the client has acknowledged.
-    pub(super) async fn settle(&mut self) {
-        let Some(link) = &mut self.link else { return };
+    /// What the client has acknowledged, for its home shard.
+    pub(super) fn settle(&mut self) -> Option<(ShardIndex, Box<Proposal>)> {
+        let link = self.link.as_mut()?;
         if link.settled.is_empty() && link.received.is_empty() {
-            return;
+            return None;
         }
-        let Some(logged) = link.logged else { return };
-        let settle = log::Settle {
+        let command = log::command::Body::Settle(log::Settle {
             client_id: link.client_id.as_str().to_owned(),
-            session_epoch: logged.epoch,
+            session_epoch: link.logged?.epoch,
             settled: std::mem::take(&mut link.settled),
             received: std::mem::take(&mut link.received),
-        };
-        let home = link.home;
-        self.node
-            .shards
-            .get(home)
-            .submit(log::command::Body::Settle(settle))
-            .await;
+        });
+        let waiter = Waiter::Nobody;
+        Some((link.home, Box::new(Proposal { command, waiter })))
     }
 }

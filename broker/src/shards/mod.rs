@@ -39,7 +39,7 @@ pub struct Shard {
     /// Its Raft group.
     pub group: Group<ShardMachine>,
     pub(crate) reader: StateReader,
-    pub(crate) proposals: mpsc::Sender<Proposal>,
+    pub(crate) proposals: mpsc::Sender<Box<Proposal>>,
 }
 
 impl Shard {
@@ -49,10 +49,10 @@ impl Shard {
     /// [`Refused`].
     pub async fn propose(&self, command: log::command::Body) -> Result<Reply, Refused> {
         let (sender, receiver) = oneshot::channel();
-        self.submit_with(Proposal {
+        self.submit_with(Box::new(Proposal {
             command,
             waiter: Waiter::Reply(sender),
-        })
+        }))
         .await;
         match tokio::time::timeout(PATIENCE, receiver).await {
             Ok(Ok(reply)) => reply,
@@ -63,15 +63,15 @@ impl Shard {
 
     /// Proposes a command that nobody waits for.
     pub async fn submit(&self, command: log::command::Body) {
-        self.submit_with(Proposal {
+        self.submit_with(Box::new(Proposal {
             command,
             waiter: Waiter::Nobody,
-        })
+        }))
         .await;
     }
 
     /// Waits while the shard has all the commands that it can hold: back-pressure, down to the socket.
-    pub(crate) async fn submit_with(&self, proposal: Proposal) {
+    pub(crate) async fn submit_with(&self, proposal: Box<Proposal>) {
         // The receiver goes only when the node stops; whoever waits then finds its sender gone.
         let _stopping = self.proposals.send(proposal).await;
     }

@@ -68,7 +68,7 @@ pub enum Refused {
 pub(crate) async fn run(
     group: Group<ShardMachine>,
     clock: Mutex<LeaderClock>,
-    mut queue: mpsc::Receiver<Proposal>,
+    mut queue: mpsc::Receiver<Box<Proposal>>,
     settled: impl Fn(&str) + Send + 'static,
 ) {
     let mut proposals = Vec::with_capacity(COMMANDS_MAX);
@@ -104,9 +104,9 @@ pub(crate) async fn run(
 }
 
 /// How many of the waiting commands make one entry: at least one.
-fn entry_length(proposals: &[Proposal]) -> usize {
+fn entry_length(proposals: &[Box<Proposal>]) -> usize {
     let mut bytes = 0;
-    let fits = |proposal: &&Proposal| {
+    let fits = |proposal: &&Box<Proposal>| {
         bytes += size_hint(&proposal.command);
         bytes <= ENTRY_BYTES_MAX
     };
