@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use meridian_mqtt::session::Dropped;
 use meridian_shard::log;
 
 use super::{Connection, Stream};
@@ -38,7 +39,6 @@ impl<S: Stream> Connection<S> {
         for (seq, queued) in &entries {
             link.queue_high = *seq;
             link.queue_taken += 1;
-            link.handle.sent(*seq);
             let message = queued.message.as_ref().and_then(Outgoing::from_message);
             let delivered = message.map(|message| {
                 let delivery = message.delivery(
@@ -50,12 +50,22 @@ impl<S: Stream> Connection<S> {
                 );
                 self.session.deliver(delivery, now)
             });
-            if !matches!(delivered, Some(Ok(()))) {
-                // Expired, or too large for this client: it will never be sent.
-                metrics::counter!("meridian_messages_dropped_total", "reason" => "expired")
-                    .increment(1);
-                link.settled.push(*seq);
-                link.queue_taken -= 1;
+            match delivered {
+                Some(Ok(())) => link.handle.sent(*seq),
+                // It stays in the queue: taken again later, or by the next connection.
+                Some(Err(Dropped::Full | Dropped::Closed)) => {
+                    link.queue_high = seq - 1;
+                    link.queue_taken -= 1;
+                    link.queue_more = true;
+                    return false;
+                }
+                // It will never be sent to this client.
+                Some(Err(Dropped::Expired | Dropped::TooLarge)) | None => {
+                    metrics::counter!("meridian_messages_dropped_total", "reason" => "expired_or_too_large")
+                        .increment(1);
+                    link.settled.push(*seq);
+                    link.queue_taken -= 1;
+                }
             }
         }
         !entries.is_empty()
