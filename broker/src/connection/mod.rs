@@ -92,6 +92,8 @@ struct Connection<S> {
     link: Option<Box<Link>>,
     timer: Pin<Box<Sleep>>,
     ended: Option<Ended>,
+    /// There is mail, and others are let run once before it is taken.
+    gathering: bool,
 }
 
 /// What the loop woke up for.
@@ -125,6 +127,7 @@ pub async fn serve<S: Stream>(stream: S, peer: String, node: Arc<Node>) {
         link: None,
         timer: Box::pin(tokio::time::sleep_until(deadline.into())),
         ended: None,
+        gathering: false,
         node,
     };
     let node = Arc::clone(&connection.node);
@@ -206,6 +209,13 @@ impl<S: Stream> Connection<S> {
                 Poll::Pending => {}
             }
             if let Some(link) = &self.link {
+                // Whoever publishes now may have more for us: one write then serves all of it.
+                if !self.gathering && link.handle.has_mail() {
+                    self.gathering = true;
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                self.gathering = false;
                 match link.handle.poll_take(link.owner, &mut self.mail, context) {
                     Poll::Ready(Taken::Mail { queue_grew }) => {
                         return Poll::Ready(Event::Mail { queue_grew });

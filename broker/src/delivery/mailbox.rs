@@ -222,6 +222,13 @@ impl SessionHandle {
         }
     }
 
+    /// Whether there is something to take.
+    #[must_use]
+    pub fn has_mail(&self) -> bool {
+        let inner = self.inner.lock();
+        !inner.mail.is_empty() || inner.queue_grew
+    }
+
     /// Moves all mail into `into`, which is empty; pending while there is none.
     pub fn poll_take(
         &self,
