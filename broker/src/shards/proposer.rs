@@ -106,11 +106,12 @@ pub(crate) async fn run(
 /// How many of the waiting commands make one entry: at least one.
 fn entry_length(proposals: &[Box<Proposal>]) -> usize {
     let mut bytes = 0;
-    let fits = |proposal: &&Box<Proposal>| {
+    let mut fits = |proposal: &Proposal| {
         bytes += size_hint(&proposal.command);
         bytes <= ENTRY_BYTES_MAX
     };
-    proposals.iter().take_while(fits).count().max(1)
+    let fitting = proposals.iter().take_while(|proposal| fits(proposal));
+    fitting.count().max(1)
 }
 
 fn size_hint(command: &log::command::Body) -> usize {
