@@ -60,7 +60,8 @@ struct Link {
     queue_more: bool,
     /// Entries that the client has acknowledged.
     settled: Vec<u64>,
-    received: Vec<u64>,
+    /// Entries of QoS 2 that the client has: their flows wait for the log to know it.
+    received: Vec<(u64, PacketId)>,
     /// Where the client's unreleased QoS 2 publications went.
     names: HashMap<PacketId, ShardIndex>,
 }
@@ -293,7 +294,7 @@ impl<S: Stream> Connection<S> {
                         Box::pin(self.unsubscribe(unsubscribe)).await
                     }
                     Output::Acknowledged { handle } => self.settled(handle),
-                    Output::Received { handle } => self.received(handle),
+                    Output::Received { handle, packet_id } => self.received(handle, packet_id),
                     Output::Close {
                         will,
                         session_expiry_s,
@@ -342,6 +343,11 @@ impl<S: Stream> Connection<S> {
                 }
                 Mail::Published { id, result } => self.session.published(id, result),
                 Mail::Released(id) => self.session.released(id),
+                Mail::ReceiptsCommitted(ids) => {
+                    for id in ids {
+                        self.session.receipt_committed(id);
+                    }
+                }
                 Mail::End(reason) => self.session.disconnect(reason, None),
             }
         }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use meridian_mqtt::packet::PacketId;
 use meridian_mqtt::session::Dropped;
 use meridian_shard::log;
 
@@ -80,11 +81,9 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    pub(super) fn received(&mut self, seq: u64) {
-        if let Some(link) = &mut self.link
-            && seq > 0
-        {
-            link.received.push(seq);
+    pub(super) fn received(&mut self, seq: u64, id: PacketId) {
+        if let Some(link) = &mut self.link {
+            link.received.push((seq, id));
         }
     }
 
@@ -98,9 +97,18 @@ impl<S: Stream> Connection<S> {
             client_id: link.client_id.as_str().to_owned(),
             session_epoch: link.logged?.epoch,
             settled: std::mem::take(&mut link.settled),
-            received: std::mem::take(&mut link.received),
+            received: link.received.iter().map(|(seq, _)| *seq).collect(),
         });
-        let waiter = Waiter::Nobody;
+        let ids: Vec<PacketId> = link.received.drain(..).map(|(_, id)| id).collect();
+        let waiter = if ids.is_empty() {
+            Waiter::Nobody
+        } else {
+            Waiter::Receiver {
+                session: link.handle.clone(),
+                owner: link.owner,
+                ids,
+            }
+        };
         Some((link.home, Box::new(Proposal { command, waiter })))
     }
 }
