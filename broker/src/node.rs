@@ -530,18 +530,6 @@ async fn run_errand(shards: &Shards, errand: Errand) {
             once,
             message,
         } => {
-            // A replay of the log brings the sign again; what was confirmed further on is no longer there.
-            let leaving = {
-                let state = shards.get(home).state.lock();
-                state.leaving_wills().any(|(name, _)| name == once)
-            };
-            if !leaving {
-                return;
-            }
-            // One that was leaving when the node started may be told of again, when its name is no longer known.
-            if !shards.get(home).state.lock().is_leaving(&once) {
-                return;
-            }
             let Some(topic) = crate::router::topic(&message.topic) else {
                 return;
             };
