@@ -60,8 +60,7 @@ struct Link {
     queue_more: bool,
     /// Entries that the client has acknowledged.
     settled: Vec<u64>,
-    /// Entries of QoS 2 that the client has: their flows wait for the log to know it.
-    received: Vec<(u64, PacketId)>,
+    received: Vec<u64>,
     /// Where the client's unreleased QoS 2 publications went.
     names: HashMap<PacketId, ShardIndex>,
 }
@@ -294,7 +293,7 @@ impl<S: Stream> Connection<S> {
                         Box::pin(self.unsubscribe(unsubscribe)).await
                     }
                     Output::Acknowledged { handle } => self.settled(handle),
-                    Output::Received { handle, packet_id } => self.received(handle, packet_id),
+                    Output::Received { handle } => self.received(handle),
                     Output::Close {
                         will,
                         session_expiry_s,
@@ -343,11 +342,6 @@ impl<S: Stream> Connection<S> {
                 }
                 Mail::Published { id, result } => self.session.published(id, result),
                 Mail::Released(id) => self.session.released(id),
-                Mail::ReceiptsCommitted(ids) => {
-                    for id in ids {
-                        self.session.receipt_committed(id);
-                    }
-                }
                 Mail::End(reason) => self.session.disconnect(reason, None),
             }
         }

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use meridian_mqtt::packet::PacketId;
 use meridian_mqtt::session::Dropped;
 use meridian_shard::log;
 
@@ -81,9 +80,11 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    pub(super) fn received(&mut self, seq: u64, id: PacketId) {
-        if let Some(link) = &mut self.link {
-            link.received.push((seq, id));
+    pub(super) fn received(&mut self, seq: u64) {
+        if let Some(link) = &mut self.link
+            && seq > 0
+        {
+            link.received.push(seq);
         }
     }
 
@@ -97,18 +98,9 @@ impl<S: Stream> Connection<S> {
             client_id: link.client_id.as_str().to_owned(),
             session_epoch: link.logged?.epoch,
             settled: std::mem::take(&mut link.settled),
-            received: link.received.iter().map(|(seq, _)| *seq).collect(),
+            received: std::mem::take(&mut link.received),
         });
-        let ids: Vec<PacketId> = link.received.drain(..).map(|(_, id)| id).collect();
-        let waiter = if ids.is_empty() {
-            Waiter::Nobody
-        } else {
-            Waiter::Receiver {
-                session: link.handle.clone(),
-                owner: link.owner,
-                ids,
-            }
-        };
+        let waiter = Waiter::Nobody;
         Some((link.home, Box::new(Proposal { command, waiter })))
     }
 }

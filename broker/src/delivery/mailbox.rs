@@ -30,8 +30,6 @@ pub enum Mail {
     },
     /// PUBREL is committed: PUBCOMP may go.
     Released(PacketId),
-    /// The log knows that the client has these QoS 2 messages: PUBREL may go.
-    ReceiptsCommitted(Vec<PacketId>),
     /// The connection is to end.
     End(ReasonCode),
 }

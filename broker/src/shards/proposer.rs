@@ -49,12 +49,6 @@ pub(crate) enum Waiter {
         owner: u64,
         id: PacketId,
     },
-    /// The connection whose client has the messages of these QoS 2 flows.
-    Receiver {
-        session: Arc<SessionHandle>,
-        owner: u64,
-        ids: Vec<PacketId>,
-    },
     /// Devices whose `last seen` went along.
     Seen(Vec<String>),
 }
@@ -182,14 +176,6 @@ impl Waiter {
             }
             Waiter::Releaser { session, owner, id } => match reply {
                 Ok(_) => session.tell(owner, Mail::Released(id)),
-                Err(_) => session.tell(owner, Mail::End(ReasonCode::ServerUnavailable)),
-            },
-            Waiter::Receiver {
-                session,
-                owner,
-                ids,
-            } => match reply {
-                Ok(_) => session.tell(owner, Mail::ReceiptsCommitted(ids)),
                 Err(_) => session.tell(owner, Mail::End(ReasonCode::ServerUnavailable)),
             },
             Waiter::Seen(devices) => devices.iter().for_each(|device| settled(device)),
