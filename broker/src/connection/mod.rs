@@ -60,7 +60,8 @@ struct Link {
     queue_more: bool,
     /// Entries that the client has acknowledged.
     settled: Vec<u64>,
-    received: Vec<u64>,
+    /// Entries of QoS 2 that the client has. Their flows wait until the log knows it.
+    received: Vec<(u64, PacketId)>,
     /// Where the client's unreleased QoS 2 publications went.
     names: HashMap<PacketId, ShardIndex>,
 }
@@ -143,6 +144,10 @@ impl<S: Stream> Connection<S> {
     async fn run(&mut self) -> &'static str {
         loop {
             self.act().await;
+            // Once for all that one read brought: many acknowledgements are one command.
+            if let Some((shard, proposal)) = self.settle() {
+                self.node.shards.get(shard).submit_with(proposal).await;
+            }
             if self.ended.is_some() {
                 return "closed by the session";
             }
@@ -293,7 +298,7 @@ impl<S: Stream> Connection<S> {
                         Box::pin(self.unsubscribe(unsubscribe)).await
                     }
                     Output::Acknowledged { handle } => self.settled(handle),
-                    Output::Received { handle } => self.received(handle),
+                    Output::Received { handle, packet_id } => self.received(handle, packet_id),
                     Output::Close {
                         will,
                         session_expiry_s,
@@ -304,9 +309,6 @@ impl<S: Stream> Connection<S> {
                         });
                     }
                 }
-            }
-            if let Some((shard, proposal)) = self.settle() {
-                self.node.shards.get(shard).submit_with(proposal).await;
             }
             if self.ended.is_some() || !self.pull_queue() {
                 return;
@@ -342,6 +344,11 @@ impl<S: Stream> Connection<S> {
                 }
                 Mail::Published { id, result } => self.session.published(id, result),
                 Mail::Released(id) => self.session.released(id),
+                Mail::ReceiptsCommitted(ids) => {
+                    for id in ids {
+                        self.session.receipt_committed(id);
+                    }
+                }
                 Mail::End(reason) => self.session.disconnect(reason, None),
             }
         }

@@ -1,7 +1,9 @@
 //! The client's replicated queue: what it is owed, and what it has acknowledged of it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use meridian_mqtt::packet::PacketId;
 use meridian_mqtt::session::Dropped;
 use meridian_shard::log;
 
@@ -80,27 +82,36 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    pub(super) fn received(&mut self, seq: u64) {
-        if let Some(link) = &mut self.link
-            && seq > 0
-        {
-            link.received.push(seq);
+    pub(super) fn received(&mut self, seq: u64, id: PacketId) {
+        if let Some(link) = &mut self.link {
+            link.received.push((seq, id));
         }
     }
 
-    /// What the client has acknowledged, for its home shard.
+    /// What the client has acknowledged, for its home shard. PUBREL goes when that is applied.
     pub(super) fn settle(&mut self) -> Option<(ShardIndex, Box<Proposal>)> {
         let link = self.link.as_mut()?;
         if link.settled.is_empty() && link.received.is_empty() {
             return None;
         }
+        let session_epoch = link.logged?.epoch;
+        let (received, ids): (Vec<u64>, Vec<PacketId>) =
+            std::mem::take(&mut link.received).into_iter().unzip();
         let command = log::command::Body::Settle(log::Settle {
             client_id: link.client_id.as_str().to_owned(),
-            session_epoch: link.logged?.epoch,
+            session_epoch,
             settled: std::mem::take(&mut link.settled),
-            received: std::mem::take(&mut link.received),
+            received,
         });
-        let waiter = Waiter::Nobody;
+        let waiter = if ids.is_empty() {
+            Waiter::Nobody
+        } else {
+            Waiter::Receiver {
+                session: Arc::clone(&link.handle),
+                owner: link.owner,
+                ids,
+            }
+        };
         Some((link.home, Box::new(Proposal { command, waiter })))
     }
 }

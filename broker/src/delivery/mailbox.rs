@@ -30,6 +30,8 @@ pub enum Mail {
     },
     /// PUBREL is committed: PUBCOMP may go.
     Released(PacketId),
+    /// That the client has the messages of these QoS 2 flows is committed: PUBREL may go.
+    ReceiptsCommitted(Vec<PacketId>),
     /// The connection is to end.
     End(ReasonCode),
 }

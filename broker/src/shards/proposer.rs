@@ -49,6 +49,12 @@ pub(crate) enum Waiter {
         owner: u64,
         id: PacketId,
     },
+    /// The connection whose client has the messages of these QoS 2 flows.
+    Receiver {
+        session: Arc<SessionHandle>,
+        owner: u64,
+        ids: Vec<PacketId>,
+    },
     /// Devices whose `last seen` went along.
     Seen(Vec<String>),
 }
@@ -177,6 +183,15 @@ impl Waiter {
             Waiter::Releaser { session, owner, id } => match reply {
                 Ok(_) => session.tell(owner, Mail::Released(id)),
                 Err(_) => session.tell(owner, Mail::End(ReasonCode::ServerUnavailable)),
+            },
+            Waiter::Receiver {
+                session,
+                owner,
+                ids,
+            } => match reply {
+                Ok(Reply::Done) => session.tell(owner, Mail::ReceiptsCommitted(ids)),
+                // The queue is another session's now, or may not know of the receipts: nothing is released here.
+                Ok(_) | Err(_) => session.tell(owner, Mail::End(ReasonCode::ServerUnavailable)),
             },
             Waiter::Seen(devices) => devices.iter().for_each(|device| settled(device)),
         }

@@ -53,7 +53,7 @@ impl Delivery {
 pub enum Resume {
     /// Sent and not acknowledged: sent again, as a duplicate. Has its packet identifier.
     Publish(Delivery),
-    /// PUBREC had come: PUBREL is owed.
+    /// The replicated queue knows that PUBREC had come: PUBREL is owed.
     Released {
         /// The identifier of the flow.
         packet_id: PacketId,

@@ -294,6 +294,14 @@ impl Session {
         self.check();
     }
 
+    /// The replicated queue knows that the client has the message of this flow: PUBREL may go [MQTT-4.3.3-8].
+    pub fn receipt_committed(&mut self, id: PacketId) {
+        if self.state == State::Connected {
+            self.outbound.receipt_committed(id, &mut self.outputs);
+        }
+        self.check();
+    }
+
     /// SUBACK, one code a filter.
     pub fn subscribed(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
         if self.requests.remove(&packet_id) {

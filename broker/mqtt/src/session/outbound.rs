@@ -18,6 +18,9 @@ use crate::reason::ReasonCode;
 enum Stage {
     /// PUBLISH has gone.
     Sent,
+    /// PUBREC has come. PUBREL waits until the replicated queue knows it: the client forgets the identifier at PUBREL, so
+    /// a message that the queue still had as unreceived would be a new one to it [MQTT-4.3.3-8].
+    Received,
     /// PUBREC has come and PUBREL has gone.
     Released,
 }
@@ -279,7 +282,9 @@ impl Outbound {
             .get_mut(&ack.packet_id)
             .filter(|flow| flow.qos == QoS::ExactlyOnce)
         else {
-            if !ack.reason.is_error() {
+            // An answer to an earlier connection's PUBLISH that is yet to be sent again: PUBREL would make the client
+            // forget the identifier, and take the resend for a new message.
+            if !ack.reason.is_error() && !self.reserved.contains(&ack.packet_id) {
                 outputs.push_back(pubrel(ack.packet_id, ReasonCode::PacketIdentifierNotFound));
             }
             return;
@@ -289,13 +294,31 @@ impl Outbound {
             self.end(ack.packet_id, outputs);
             return;
         }
-        if flow.stage == Stage::Sent {
-            flow.stage = Stage::Released;
-            outputs.push_back(Output::Received {
-                handle: flow.handle,
-            });
+        match flow.stage {
+            // Nothing but this connection keeps the message.
+            Stage::Sent if flow.handle == 0 => flow.stage = Stage::Released,
+            Stage::Sent => {
+                flow.stage = Stage::Received;
+                outputs.push_back(Output::Received {
+                    handle: flow.handle,
+                    packet_id: ack.packet_id,
+                });
+                return;
+            }
+            Stage::Received => return,
+            Stage::Released => {}
         }
         outputs.push_back(pubrel(ack.packet_id, ReasonCode::Success));
+    }
+
+    /// The replicated queue knows that the client has the message.
+    pub(super) fn receipt_committed(&mut self, id: PacketId, outputs: &mut VecDeque<Output>) {
+        if let Some(flow) = self.flows.get_mut(&id)
+            && flow.stage == Stage::Received
+        {
+            flow.stage = Stage::Released;
+            outputs.push_back(pubrel(id, ReasonCode::Success));
+        }
     }
 
     pub(super) fn pubcomp(&mut self, ack: &Ack, outputs: &mut VecDeque<Output>) {

@@ -35,10 +35,13 @@ pub enum Output {
         /// Of the delivery.
         handle: u64,
     },
-    /// The client has the message of a QoS 2 flow: only PUBREL is owed.
+    /// The client has the message of a QoS 2 flow that a replicated queue keeps. Note it there:
+    /// [`receipt_committed`](super::Session::receipt_committed), before which no PUBREL goes.
     Received {
-        /// Of the delivery.
+        /// Of the delivery, not 0.
         handle: u64,
+        /// Of the flow.
+        packet_id: PacketId,
     },
     /// Send what is left, and close. The last output there is.
     Close {

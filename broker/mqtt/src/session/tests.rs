@@ -197,7 +197,9 @@ fn answers(outputs: &[Output]) -> Vec<String> {
         }
         Output::Release(id) => format!("do release {}", id.get()),
         Output::Acknowledged { handle } => format!("acknowledged {handle}"),
-        Output::Received { handle } => format!("received {handle}"),
+        Output::Received { handle, packet_id } => {
+            format!("received {handle} as {}", packet_id.get())
+        }
         Output::Close { will, .. } => format!("close {will:?}"),
         other => format!("{other:?}"),
     };
@@ -383,6 +385,68 @@ fn a_refusing_pubrec_gives_the_quota_back() {
 }
 
 #[test]
+fn pubrel_waits_until_the_receipt_is_committed_mqtt_4_3_3_8() {
+    let mut peer = Peer::v5();
+    for handle in [5, 6] {
+        peer.session
+            .deliver(delivery(QoS::ExactlyOnce, handle), peer.now)
+            .unwrap();
+    }
+    peer.drain();
+    let pubrec = |number| Packet::PubRec(ack(number, ReasonCode::Success));
+    assert_eq!(answers(&peer.receive(pubrec(1))), ["received 5 as 1"]);
+    assert!(peer.receive(pubrec(1)).is_empty(), "asked for once");
+    assert_eq!(answers(&peer.receive(pubrec(2))), ["received 6 as 2"]);
+    let early = Packet::PubComp(ack(2, ReasonCode::Success));
+    assert!(peer.receive(early).is_empty(), "nothing was released");
+    peer.session.receipt_committed(id(2));
+    assert_eq!(answers(&peer.drain()), ["pubrel 2 Success"]);
+    peer.session.receipt_committed(id(2));
+    assert!(peer.drain().is_empty(), "told twice is told once");
+    peer.session.receipt_committed(id(1));
+    assert_eq!(answers(&peer.drain()), ["pubrel 1 Success"]);
+    assert_eq!(
+        answers(&peer.receive(pubrec(1))),
+        ["pubrel 1 Success"],
+        "a repeated PUBREC asks for PUBREL again"
+    );
+    peer.session
+        .disconnect(ReasonCode::ServerShuttingDown, None);
+    peer.drain();
+    peer.session.receipt_committed(id(1));
+    assert!(peer.drain().is_empty(), "nothing follows the end");
+}
+
+#[test]
+fn a_receipt_that_nothing_keeps_is_waited_for_by_nobody() {
+    let mut peer = Peer::v5();
+    peer.session
+        .deliver(delivery(QoS::ExactlyOnce, 0), peer.now)
+        .unwrap();
+    peer.drain();
+    assert_eq!(
+        answers(&peer.receive(Packet::PubRec(ack(1, ReasonCode::Success)))),
+        ["pubrel 1 Success"]
+    );
+}
+
+#[test]
+fn a_receipt_of_what_waits_to_be_sent_again_releases_nothing_mqtt_4_3_3_10() {
+    let resume = (11..=13).map(|number| {
+        let mut again = delivery(QoS::ExactlyOnce, u64::from(number));
+        again.packet_id = Some(id(number));
+        Resume::Publish(again)
+    });
+    let mut peer = Peer::connected(connect(Version::V5), resume.collect());
+    peer.drain();
+    let late = Packet::PubRec(ack(13, ReasonCode::Success));
+    assert!(
+        peer.receive(late).is_empty(),
+        "the window is full, and 13 is yet to be sent again"
+    );
+}
+
+#[test]
 fn qos_2_to_the_client_ends_with_pubcomp() {
     let mut peer = Peer::v5();
     peer.session
@@ -391,8 +455,10 @@ fn qos_2_to_the_client_ends_with_pubcomp() {
     peer.drain();
     assert_eq!(
         answers(&peer.receive(Packet::PubRec(ack(1, ReasonCode::Success)))),
-        ["received 5", "pubrel 1 Success"]
+        ["received 5 as 1"]
     );
+    peer.session.receipt_committed(id(1));
+    assert_eq!(answers(&peer.drain()), ["pubrel 1 Success"]);
     assert_eq!(
         answers(&peer.receive(Packet::PubRec(ack(1, ReasonCode::Success)))),
         ["pubrel 1 Success"]

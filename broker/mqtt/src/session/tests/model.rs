@@ -1,4 +1,5 @@
-//! A client, a session and a log exchange messages over connections that are lost at any point.
+//! A client, a session and a log exchange messages over connections that are lost at any point, and with a server that
+//! dies at any point: what is not committed then is in no log.
 //!
 //! Everything derives from one seed, which a failing run names. While faults rage, each side watches what the other
 //! may do on one connection: quotas, identifiers, order, no resend. Then the faults stop, all must come to rest, and
@@ -162,8 +163,12 @@ impl World {
                     Output::Subscribe(subscribe) => self
                         .session
                         .subscribed(subscribe.packet_id, vec![ReasonCode::Success]),
-                    Output::Acknowledged { handle } => self.log.acknowledged(handle),
-                    Output::Received { handle } => self.log.received(handle),
+                    Output::Acknowledged { handle } => {
+                        self.log.acknowledged(self.connection, handle);
+                    }
+                    Output::Received { handle, packet_id } => {
+                        self.log.received(self.connection, handle, packet_id);
+                    }
                     Output::Unsubscribe(_) | Output::Close { .. } => {
                         panic!("the client did nothing wrong: {output:?}")
                     }
@@ -183,6 +188,9 @@ impl World {
             self.connect();
         } else if faults && self.random.percent(2) {
             self.lose_the_connection();
+            if self.random.percent(30) {
+                self.log.lose_what_is_not_committed();
+            }
             return true;
         }
         let is_up = self.session.state == State::Connected;

@@ -17,7 +17,19 @@ enum Proposal {
     Release {
         id: PacketId,
     },
+    /// The client has the message of a QoS 2 flow.
+    Received {
+        id: PacketId,
+        seq: u64,
+    },
+    /// The client is owed no more of the message.
+    Settled {
+        seq: u64,
+    },
 }
+
+/// The part of the log that holds the session itself.
+const HOME: &str = "home";
 
 struct Queued {
     seq: u64,
@@ -44,6 +56,9 @@ pub(super) struct Log {
     /// The last one that any connection has taken, and that this one has.
     taken_upto: u64,
     taken_here: u64,
+    /// What the session said of the queue on this connection.
+    received_here: BTreeSet<u64>,
+    acknowledged_here: BTreeSet<u64>,
     next_number: u32,
     /// Whether messages are sent past the queue at QoS 1, which nothing keeps.
     has_direct: bool,
@@ -61,6 +76,8 @@ impl Log {
             direct: Vec::new(),
             taken_upto: 0,
             taken_here: 0,
+            received_here: BTreeSet::new(),
+            acknowledged_here: BTreeSet::new(),
             next_number: 0,
             has_direct,
         }
@@ -94,6 +111,18 @@ impl Log {
             Proposal::Release { id } => {
                 self.names.remove(&id);
                 Box::new(move |session| session.released(id))
+            }
+            // An earlier connection's word may come after a later one's: then it changes nothing.
+            Proposal::Received { id, seq } => {
+                if let Some(entry) = self.queue.iter_mut().find(|entry| entry.seq == seq) {
+                    assert_eq!(entry.message.qos, QoS::ExactlyOnce);
+                    entry.is_released = true;
+                }
+                Box::new(move |session| session.receipt_committed(id))
+            }
+            Proposal::Settled { seq } => {
+                self.queue.retain(|entry| entry.seq != seq);
+                Box::new(|_| ())
             }
             Proposal::Publish { id, message } => {
                 let result = self.publish(id, message);
@@ -199,6 +228,8 @@ impl Log {
     /// What an earlier connection has taken.
     pub(super) fn resume(&mut self) -> Vec<Resume> {
         self.taken_here = self.taken_upto;
+        self.received_here.clear();
+        self.acknowledged_here.clear();
         let taken = self.queue.iter();
         let taken = taken.filter(|entry| entry.seq <= self.taken_upto);
         taken
@@ -212,22 +243,33 @@ impl Log {
             .collect()
     }
 
-    pub(super) fn acknowledged(&mut self, handle: u64) {
-        let before = self.queue.len();
-        self.queue.retain(|entry| entry.seq != handle);
-        assert_eq!(
-            before - self.queue.len(),
-            usize::from(handle > 0),
-            "each message is acknowledged once"
-        );
+    pub(super) fn acknowledged(&mut self, connection: u32, seq: u64) {
+        if seq == 0 {
+            return;
+        }
+        let first = self.acknowledged_here.insert(seq);
+        assert!(first, "each message is acknowledged once");
+        self.propose_at_home(connection, Proposal::Settled { seq });
     }
 
-    pub(super) fn received(&mut self, handle: u64) {
-        let entry = self.queue.iter_mut().find(|entry| entry.seq == handle);
-        let entry = entry.expect("what is received is still owed");
-        assert_eq!(entry.message.qos, QoS::ExactlyOnce);
-        assert!(!entry.is_released, "it is received once");
-        entry.is_released = true;
+    pub(super) fn received(&mut self, connection: u32, seq: u64, id: PacketId) {
+        assert!(seq > 0, "what nothing keeps is noted nowhere");
+        assert!(
+            !self.acknowledged_here.contains(&seq),
+            "what is received is still owed"
+        );
+        assert!(self.received_here.insert(seq), "it is received once");
+        self.propose_at_home(connection, Proposal::Received { id, seq });
+    }
+
+    fn propose_at_home(&mut self, connection: u32, proposal: Proposal) {
+        let part = self.proposals.entry(HOME).or_default();
+        part.push_back((connection, proposal));
+    }
+
+    /// The server dies.
+    pub(super) fn lose_what_is_not_committed(&mut self) {
+        self.proposals.clear();
     }
 
     /// Nothing is owed to anybody, and what the client published is there as often as it may be.
