@@ -502,10 +502,9 @@ async fn run_errands(
         .iter()
         .flat_map(|shard| {
             let state = shard.state.lock();
-            let will = |(once, message): (log::Once, &log::Message)| Errand::PublishWill {
+            let will = |once| Errand::PublishWill {
                 home: shard.index,
                 once,
-                message: message.clone(),
             };
             state.leaving_wills().map(will).collect::<Vec<_>>()
         })
@@ -525,16 +524,15 @@ async fn run_errands(
 
 async fn run_errand(shards: &Shards, errand: Errand) {
     match errand {
-        Errand::PublishWill {
-            home,
-            once,
-            message,
-        } => {
+        Errand::PublishWill { home, once } => {
+            // A replay of the log, or the look at the start, may have brought the errand before: what is confirmed is
+            // not published again, though its name may be free by now.
+            let leaving = shards.get(home).state.lock().leaving_will(&once).cloned();
+            let Some(mut message) = leaving else { return };
             let Some(topic) = crate::router::topic(&message.topic) else {
                 return;
             };
             let target = shards.get(shards.map.of_topic(&topic));
-            let mut message = message;
             message.received_ms = crate::clock::wall_ms();
             let publish = log::Publish {
                 message: Some(message),

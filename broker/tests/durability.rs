@@ -79,3 +79,117 @@ fn a_qos_2_message_comes_once_wherever_in_its_flow_the_broker_is_killed_mqtt_4_3
     let wanted: Vec<String> = numbers.chain(["end".to_owned()]).collect();
     assert_eq!(receiver.got, wanted, "each once, in order");
 }
+
+/// Wills of a round, in as many topics, so that they go to several shards.
+const WILLS: usize = 8;
+
+/// Everything that the wills' topics bring, each message as often as it comes.
+struct Observer {
+    receiver: Receiver,
+    wire: Wire,
+}
+
+impl Observer {
+    fn new(broker: &Broker) -> Observer {
+        let mut wire = Wire::connect(broker.mqtt, "observer", false);
+        wire.subscribe("will/#");
+        Observer {
+            receiver: Receiver::default(),
+            wire,
+        }
+    }
+
+    fn reconnect(&mut self, broker: &Broker) {
+        self.wire = Wire::connect(broker.mqtt, "observer", false);
+        assert!(self.wire.session_present, "the session survives");
+    }
+
+    fn wait_for_round(&mut self, round: usize) {
+        for number in 0..WILLS {
+            let wanted = will(round, number);
+            self.receiver
+                .take_until(&mut self.wire, |got| got.contains(&wanted));
+        }
+    }
+
+    /// All that came before now, once everything that was still under way has come as well.
+    fn finish(mut self, broker: &Broker) -> Vec<String> {
+        // Wills go one after the other: behind this one there is none from before.
+        drop(Wire::with_will(broker.mqtt, "last", "will/last", "last"));
+        self.receiver
+            .take_until(&mut self.wire, |got| got.iter().any(|word| word == "last"));
+        // And each shard's messages come in their order.
+        let mut publisher = Wire::connect(broker.mqtt, "publisher", true);
+        for number in 0..WILLS {
+            let end = format!("end {number}");
+            publisher.publish(&format!("will/{number}"), QoS::ExactlyOnce, &end);
+            self.receiver
+                .take_until(&mut self.wire, |got| got.contains(&end));
+        }
+        let mut got = self.receiver.got;
+        got.retain(|word| word.starts_with("will"));
+        got.sort();
+        got
+    }
+}
+
+fn will(round: usize, number: usize) -> String {
+    format!("will {round} {number}")
+}
+
+fn all_wills(rounds: usize) -> Vec<String> {
+    let of_round = |round| (0..WILLS).map(move |number| will(round, number));
+    let mut all: Vec<String> = (0..rounds).flat_map(of_round).collect();
+    all.sort();
+    all
+}
+
+/// Clients of which each leaves a will.
+fn mortals(broker: &Broker, round: usize) -> Vec<Wire> {
+    let mortal = |number| {
+        let client_id = format!("mortal-{number}");
+        let topic = format!("will/{number}");
+        Wire::with_will(broker.mqtt, &client_id, &topic, &will(round, number))
+    };
+    (0..WILLS).map(mortal).collect()
+}
+
+#[test]
+fn the_will_of_a_client_that_was_connected_when_the_broker_was_killed_comes_once_mqtt_3_1_2_8() {
+    let mut broker = Broker::start("");
+    let mut observer = Observer::new(&broker);
+    let rounds = 5;
+    for round in 0..rounds {
+        let mortals = mortals(&broker, round);
+        broker.kill_and_restart();
+        drop(mortals);
+        // Killed again while the wills are on their way, earlier and later.
+        for again in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis((round * 3 + again) as u64));
+            broker.kill_and_restart();
+        }
+        observer.reconnect(&broker);
+        observer.wait_for_round(round);
+    }
+    assert_eq!(observer.finish(&broker), all_wills(rounds));
+}
+
+#[test]
+fn a_will_that_was_published_does_not_come_again_after_a_kill_mqtt_3_1_2_8() {
+    let mut broker = Broker::start("");
+    let mut observer = Observer::new(&broker);
+    let rounds = 5;
+    for round in 0..rounds {
+        drop(mortals(&broker, round));
+        // Killed with all wills published, and earlier.
+        if round % 2 == 0 {
+            observer.wait_for_round(round);
+        } else {
+            std::thread::sleep(std::time::Duration::from_millis(round as u64));
+        }
+        broker.kill_and_restart();
+        observer.reconnect(&broker);
+        observer.wait_for_round(round);
+    }
+    assert_eq!(observer.finish(&broker), all_wills(rounds));
+}

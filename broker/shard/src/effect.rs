@@ -28,12 +28,11 @@ pub enum Effect {
         /// Why.
         reason: DropReason,
     },
-    /// A will is due: to be published in the shard of its topic, and confirmed here with `WillPublished`.
+    /// A will is due: to be published in the shard of its topic, and confirmed here with `WillPublished`. The replay of a
+    /// log says so again: whether the will is still on its way is [`crate::ShardState::leaving_will`]'s word.
     WillDue {
         /// The name that makes it be published once.
         once: log::Once,
-        /// The will message.
-        message: log::Message,
     },
     /// A session is no more: its subscriptions match nothing, and its names can be forgotten.
     SessionEnded {

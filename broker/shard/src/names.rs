@@ -72,6 +72,18 @@ impl Names {
         }
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Once> {
+        let of_client = |(client_id, names): (&String, &BTreeSet<(u64, u32)>)| {
+            let once = |&(epoch, packet_id): &(u64, u32)| Once {
+                client_id: client_id.clone(),
+                epoch,
+                packet_id,
+            };
+            names.iter().map(once).collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(of_client)
+    }
+
     /// Whether any publication of `client_id` awaits its release.
     pub(crate) fn knows(&self, client_id: &str) -> bool {
         self.0.contains_key(client_id)

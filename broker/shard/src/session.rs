@@ -120,10 +120,15 @@ impl Sessions {
     }
 
     /// Wills that have not been confirmed.
-    pub(crate) fn leaving(&self) -> impl Iterator<Item = (log::Once, &log::Message)> {
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = log::Once> {
         self.leaving
-            .iter()
-            .map(|((client_id, epoch), message)| (will_name(client_id, *epoch), message))
+            .keys()
+            .map(|(client_id, epoch)| will_name(client_id, *epoch))
+    }
+
+    /// The will of this connection, while it has not been confirmed.
+    pub(crate) fn leaving_will(&self, client_id: &str, epoch: u64) -> Option<&log::Message> {
+        self.leaving.get(&(client_id.to_owned(), epoch))
     }
 
     /// When [`Sessions::expire`] is next to be called.
@@ -388,11 +393,9 @@ impl Sessions {
             &keys::numbered(keys::WILL, client_id, epoch),
             &message.encode_to_vec(),
         );
-        self.leaving
-            .insert((client_id.to_owned(), epoch), message.clone());
+        self.leaving.insert((client_id.to_owned(), epoch), message);
         effects.push(Effect::WillDue {
             once: will_name(client_id, epoch),
-            message,
         });
     }
 

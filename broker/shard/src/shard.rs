@@ -480,9 +480,20 @@ impl ShardState {
         self.sessions.get(client_id)
     }
 
-    /// Wills on their way to their topic's shard.
-    pub fn leaving_wills(&self) -> impl Iterator<Item = (log::Once, &log::Message)> {
+    /// The names of the wills on their way to their topic's shard.
+    pub fn leaving_wills(&self) -> impl Iterator<Item = log::Once> {
         self.sessions.leaving()
+    }
+
+    /// The will of this name, as long as it is on its way and not confirmed.
+    #[must_use]
+    pub fn leaving_will(&self, once: &log::Once) -> Option<&log::Message> {
+        self.sessions.leaving_will(&once.client_id, once.epoch)
+    }
+
+    /// The names that await their release here: QoS 2 publications, and wills.
+    pub fn names(&self) -> impl Iterator<Item = log::Once> {
+        self.names.iter()
     }
 
     /// Whether a publication of `client_id` awaits its release here.

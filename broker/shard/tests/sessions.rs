@@ -225,6 +225,65 @@ fn a_will_that_was_not_confirmed_is_still_there_after_a_restart() {
 }
 
 #[test]
+fn a_will_leaves_until_it_is_confirmed_also_in_a_replay() {
+    let mut shard = Shard::new();
+    let opened = shard.open(with_will(0, 0));
+    let before = (shard.store.clone(), shard.now_ms);
+    shard.close(&opened, true, 0);
+    let [Effect::WillDue { once }, ..] = &shard.effects[..] else {
+        panic!("{:?}", shard.effects)
+    };
+    let once = once.clone();
+    assert_eq!(shard.state.leaving_will(&once).unwrap().topic, "w");
+    let other = log::Once {
+        epoch: once.epoch + 1,
+        ..once.clone()
+    };
+    assert!(shard.state.leaving_will(&other).is_none());
+    let confirm = Body::WillPublished(log::WillPublished {
+        client_id: once.client_id.clone(),
+        connection_epoch: once.epoch,
+    });
+    shard.apply(confirm.clone());
+    assert!(shard.state.leaving_will(&once).is_none());
+    // The log is replayed from before the will: the sign comes again, and the will is no longer there behind it.
+    let mut replayed = Shard::new();
+    (replayed.store, replayed.now_ms) = before;
+    replayed.state = ShardState::restore("s", FenceCatalog::default(), &replayed.store);
+    replayed.close(&opened, true, 0);
+    replayed.apply(confirm);
+    assert_eq!(replayed.wills(), 1);
+    assert!(replayed.state.leaving_will(&once).is_none());
+    assert_eq!(replayed.store, shard.store);
+}
+
+#[test]
+fn a_will_published_again_under_its_name_is_published_once() {
+    let mut shard = Shard::new();
+    let once = log::Once {
+        client_id: "c".into(),
+        epoch: 3,
+        packet_id: 0,
+    };
+    let publish = Body::Publish(log::Publish {
+        message: Some(log::Message {
+            topic: "w".into(),
+            ..Default::default()
+        }),
+        once: Some(once.clone()),
+    });
+    assert_eq!(shard.apply(publish.clone()), Reply::Done);
+    // Its session's end does not free the name of a will that was not confirmed.
+    shard.apply(Body::Forget(log::Forget {
+        client_id: "c".into(),
+        epoch: 9,
+    }));
+    assert_eq!(shard.state.names().collect::<Vec<_>>(), [once]);
+    assert_eq!(shard.apply(publish), Reply::Duplicate);
+    assert_eq!(shard.state.next_offset(), 1);
+}
+
+#[test]
 fn what_is_handed_over_twice_is_queued_once() {
     let mut shard = Shard::new();
     let opened = shard.open(session(100));

@@ -57,7 +57,6 @@ impl Dispatch {
 
 /// What the shell has to do for a shard besides delivery, because it must go through a log.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "few, and moved once")]
 pub enum Errand {
     /// Publish a will in its topic's shard, then confirm it in this one.
     PublishWill {
@@ -65,8 +64,6 @@ pub enum Errand {
         home: ShardIndex,
         /// Its name.
         once: log::Once,
-        /// The message.
-        message: log::Message,
     },
     /// A session ended: its names may be forgotten everywhere.
     Forget {
@@ -131,10 +128,9 @@ impl ShardEffects {
                 metrics::counter!("meridian_messages_dropped_total", "reason" => "queue_full")
                     .increment(1);
             }
-            Effect::WillDue { once, message } => self.errand(Errand::PublishWill {
+            Effect::WillDue { once } => self.errand(Errand::PublishWill {
                 home: self.shard,
                 once: once.clone(),
-                message: message.clone(),
             }),
             Effect::SessionEnded { client_id, epoch } => {
                 self.registry
