@@ -22,13 +22,15 @@ use crate::auth::Auth;
 use crate::clock::LeaderClock;
 use crate::counters::Counters;
 use crate::delivery::{
-    Dispatch, Errand, MailboxLimits, Persistent, SENT_UNKNOWN, SessionHandle, ShardEffects,
-    run_handover,
+    Dispatch, Errand, Errands, MailboxLimits, Persistent, SENT_UNKNOWN, SessionHandle,
+    ShardEffects, run_errands, run_handover,
 };
 use crate::geo::{GeoInputs, GeoPublish, InputPattern};
 use crate::registry::Registry;
 use crate::router::{Outgoing, Route, RouteOptions, ShardMap, Source, Subscriptions, qos, text};
-use crate::shards::{EventTail, MetaMachine, QUEUE_MAX, Shard, ShardMachine, Shards, run_proposer};
+use crate::shards::{
+    EventTail, MetaMachine, QUEUE_MAX, Shard, ShardMachine, Shards, run_proposer, run_upkeep,
+};
 use crate::sys::SysTopics;
 
 /// What a node is started with; the configuration file says the same in words.
@@ -122,12 +124,6 @@ pub struct Node {
 
 /// How long a group of one may take to elect itself.
 const ELECTION_MAX: Duration = Duration::from_secs(30);
-/// How often time passes in a shard where something waits for it.
-const TICK: Duration = Duration::from_millis(250);
-/// How often suppressed fixes are noted, so that `last seen` survives.
-const SEEN: Duration = Duration::from_secs(30);
-/// Devices of one such note.
-const SEEN_MAX: usize = 1000;
 
 impl Node {
     /// Opens the data directory, replays what is there, and takes up its sessions.
@@ -150,7 +146,7 @@ impl Node {
             subscriptions: Subscriptions::default(),
             limits: options.mailbox_limits,
         });
-        let (errands, errand_queue) = mpsc::unbounded_channel();
+        let (errands, errand_queue) = Errands::channel();
         let (stop, stopped) = watch::channel(false);
 
         let meta = Arc::new(Mutex::new(MetaState::default()));
@@ -331,7 +327,7 @@ impl Node {
 
     fn run_beside(
         self: &Arc<Self>,
-        errands: mpsc::UnboundedReceiver<Errand>,
+        errands: mpsc::Receiver<Errand>,
         stopped: &watch::Receiver<bool>,
         events_kept: u64,
     ) {
@@ -347,7 +343,7 @@ impl Node {
                 Arc::clone(&self.shards),
                 stopped.clone(),
             )));
-            tasks.push(tokio::spawn(run_time(
+            tasks.push(tokio::spawn(run_upkeep(
                 Arc::clone(&self.shards),
                 index,
                 events_kept,
@@ -490,154 +486,4 @@ async fn lead<S: meridian_raft::StateMachine + Sync>(group: &Group<S>) -> Result
             group: group.name().to_owned(),
             waited_s: ELECTION_MAX.as_secs(),
         })
-}
-
-/// Wills to their topics' shards, ended sessions' names out of all.
-async fn run_errands(
-    shards: Arc<Shards>,
-    mut errands: mpsc::UnboundedReceiver<Errand>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let leaving: Vec<Errand> = shards
-        .iter()
-        .flat_map(|shard| {
-            let state = shard.state.lock();
-            let will = |once| Errand::PublishWill {
-                home: shard.index,
-                once,
-            };
-            state.leaving_wills().map(will).collect::<Vec<_>>()
-        })
-        .collect();
-    for errand in leaving {
-        run_errand(&shards, errand).await;
-    }
-    loop {
-        let errand = tokio::select! {
-            errand = errands.recv() => errand,
-            _ = stop.changed() => return,
-        };
-        let Some(errand) = errand else { return };
-        run_errand(&shards, errand).await;
-    }
-}
-
-async fn run_errand(shards: &Shards, errand: Errand) {
-    match errand {
-        Errand::PublishWill { home, once } => {
-            // A replay of the log, or the look at the start, may have brought the errand before: what is confirmed is
-            // not published again, though its name may be free by now.
-            let leaving = shards.get(home).state.lock().leaving_will(&once).cloned();
-            let Some(mut message) = leaving else { return };
-            let Some(topic) = crate::router::topic(&message.topic) else {
-                return;
-            };
-            let target = shards.get(shards.map.of_topic(&topic));
-            message.received_ms = crate::clock::wall_ms();
-            let publish = log::Publish {
-                message: Some(message),
-                once: Some(once.clone()),
-            };
-            if target
-                .propose(log::command::Body::Publish(publish))
-                .await
-                .is_err()
-            {
-                // It stays among those that are leaving, and goes at the next start.
-                tracing::warn!(
-                    client = once.client_id,
-                    "A will could not be published yet."
-                );
-                return;
-            }
-            let done = log::WillPublished {
-                client_id: once.client_id.clone(),
-                connection_epoch: once.epoch,
-            };
-            if shards
-                .get(home)
-                .propose(log::command::Body::WillPublished(done))
-                .await
-                .is_ok()
-            {
-                target
-                    .submit(log::command::Body::Release(log::Release {
-                        once: Some(once),
-                    }))
-                    .await;
-            }
-        }
-        Errand::Forget { client_id, epoch } => {
-            for shard in shards.iter() {
-                if shard.state.lock().knows_names_of(&client_id) {
-                    let forget = log::Forget {
-                        client_id: client_id.clone(),
-                        epoch,
-                    };
-                    shard.submit(log::command::Body::Forget(forget)).await;
-                }
-            }
-        }
-    }
-}
-
-/// Lets time pass in one shard's log where something waits for it, and keeps the event log within its bound.
-async fn run_time(
-    shards: Arc<Shards>,
-    index: crate::router::ShardIndex,
-    events_kept: u64,
-    mut stop: watch::Receiver<bool>,
-) {
-    let shard = shards.get(index);
-    let mut seen_at = Instant::now();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(TICK) => {}
-            _ = stop.changed() => return,
-        }
-        let (due, first, next) = {
-            let state = shard.state.lock();
-            (
-                state.next_due_ms(),
-                state.first_offset(),
-                state.next_offset(),
-            )
-        };
-        // Nobody's messages are let go before they have been handed over.
-        let handed = shards.iter().filter_map(|home| {
-            let home = home.state.lock();
-            home.sessions()
-                .next()
-                .is_some()
-                .then(|| home.handed(&shard.name))
-        });
-        let keep_from = next
-            .saturating_sub(events_kept)
-            .min(handed.min().unwrap_or(u64::MAX));
-        let purge = keep_from > first + events_kept / 8;
-        if purge || due.is_some_and(|due| due <= crate::clock::wall_ms()) {
-            let tick = log::Tick {
-                purge_events_below: if purge { keep_from } else { 0 },
-            };
-            shard.submit(log::command::Body::Tick(tick)).await;
-        }
-        if seen_at.elapsed() >= SEEN {
-            seen_at = Instant::now();
-            loop {
-                let Some(seen) = shard.admission.lock().take_seen(SEEN_MAX) else {
-                    break;
-                };
-                let devices = seen
-                    .devices
-                    .iter()
-                    .map(|device| device.device.clone())
-                    .collect();
-                let waiter = crate::shards::Waiter::Seen(devices);
-                let command = log::command::Body::LastSeen(seen);
-                shard
-                    .submit_with(Box::new(crate::shards::Proposal { command, waiter }))
-                    .await;
-            }
-        }
-    }
 }

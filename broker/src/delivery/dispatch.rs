@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use meridian_mqtt::packet::QoS;
 use meridian_shard::{DropReason, Effect, log};
-use tokio::sync::mpsc;
 
+use super::errands::{Errand, Errands};
 use super::mailbox::{MailboxLimits, Undelivered};
 use crate::clock::wall_ms;
 use crate::registry::Registry;
@@ -55,32 +55,13 @@ impl Dispatch {
     }
 }
 
-/// What the shell has to do for a shard besides delivery, because it must go through a log.
-#[derive(Debug)]
-pub enum Errand {
-    /// Publish a will in its topic's shard, then confirm it in this one.
-    PublishWill {
-        /// The will's home.
-        home: ShardIndex,
-        /// Its name.
-        once: log::Once,
-    },
-    /// A session ended: its names may be forgotten everywhere.
-    Forget {
-        /// Whose.
-        client_id: String,
-        /// Up to which session.
-        epoch: u64,
-    },
-}
-
 /// The effects of one shard, acted on.
 pub struct ShardEffects {
     pub(crate) shard: ShardIndex,
     pub(crate) tail: Arc<EventTail>,
     pub(crate) dispatch: Arc<Dispatch>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) errands: mpsc::UnboundedSender<Errand>,
+    pub(crate) errands: Errands,
 }
 
 impl EffectSink for ShardEffects {
@@ -128,14 +109,14 @@ impl ShardEffects {
                 metrics::counter!("meridian_messages_dropped_total", "reason" => "queue_full")
                     .increment(1);
             }
-            Effect::WillDue { once } => self.errand(Errand::PublishWill {
+            Effect::WillDue { once } => self.errands.submit(Errand::PublishWill {
                 home: self.shard,
                 once: once.clone(),
             }),
             Effect::SessionEnded { client_id, epoch } => {
                 self.registry
                     .ended(client_id, *epoch, &self.dispatch.subscriptions);
-                self.errand(Errand::Forget {
+                self.errands.submit(Errand::Forget {
                     client_id: client_id.clone(),
                     epoch: *epoch,
                 });
@@ -152,10 +133,5 @@ impl ShardEffects {
                 metrics::counter!("meridian_positions_total", "result" => *result).increment(1);
             }
         }
-    }
-
-    fn errand(&self, errand: Errand) {
-        // The receiver goes only when the node stops; wills are found again at the next start.
-        let _stopping = self.errands.send(errand);
     }
 }

@@ -3,6 +3,7 @@
 mod machine;
 mod proposer;
 mod tail;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub use machine::{EffectSink, MetaMachine, ShardMachine};
 pub use proposer::Refused;
 pub(crate) use proposer::{Proposal, QUEUE_MAX, Waiter, run as run_proposer};
 pub use tail::EventTail;
+pub(crate) use upkeep::run as run_upkeep;
 
 use crate::delivery::Dispatch;
 use crate::router::{ShardIndex, ShardMap};
