@@ -202,6 +202,7 @@ impl Node {
                 admission,
                 tail,
                 group,
+                handed_over: AtomicU64::new(0),
                 reader,
                 proposals,
             });

@@ -193,3 +193,67 @@ fn a_will_that_was_published_does_not_come_again_after_a_kill_mqtt_3_1_2_8() {
     }
     assert_eq!(observer.finish(&broker), all_wills(rounds));
 }
+
+/// (oldest, next) offset of the event log that is longest.
+fn events(broker: &Broker) -> (u64, u64) {
+    let shards = broker.get("shards");
+    let of_shard = |shard: &serde_json::Value| {
+        let number = |name: &str| shard[name].as_u64().unwrap();
+        (number("events_first"), number("events_next"))
+    };
+    let all = shards["data"].as_array().unwrap().iter().map(of_shard);
+    all.max_by_key(|(_, next)| *next).unwrap()
+}
+
+/// Publishes `count` messages to one topic, and waits until the last one is owned by the broker.
+fn fill(broker: &Broker, count: u16) {
+    let mut publisher = Wire::connect(broker.mqtt, "publisher", true);
+    publisher.publish_all("t/1", QoS::AtLeastOnce, (0..count).map(|_| "x".to_owned()));
+}
+
+/// Waits until an event log that has grown beyond `kept` is cut. Whether it was.
+fn is_cut(broker: &Broker, kept: u64) -> bool {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while std::time::Instant::now() < deadline {
+        let (first, next) = events(broker);
+        if next - first <= kept + kept / 8 {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    false
+}
+
+#[test]
+fn the_event_log_is_bounded_though_a_persistent_session_wants_nothing_of_it() {
+    let kept = 1000;
+    let mut broker = Broker::start("[limits]\nmax_events = 1000\n");
+    drop(Wire::connect(broker.mqtt, "wants nothing", false));
+    fill(&broker, 1500);
+    assert!(is_cut(&broker, kept), "{:?}", events(&broker));
+    // A queue that wants something of another topic.
+    let mut other = Wire::connect(broker.mqtt, "wants another topic", false);
+    other.subscribe("other/#");
+    fill(&broker, 1500);
+    assert!(is_cut(&broker, kept), "{:?}", events(&broker));
+    broker.kill_and_restart();
+    fill(&broker, 1500);
+    assert!(is_cut(&broker, kept), "{:?}", events(&broker));
+}
+
+#[test]
+fn the_event_log_is_cut_only_behind_what_a_session_has_in_its_queue() {
+    let mut broker = Broker::start("[limits]\nmax_events = 1000\nmax_queued = 5000\n");
+    let mut receiver = Receiver::default();
+    let mut subscriber = Wire::connect(broker.mqtt, "subscriber", false);
+    subscriber.subscribe("t/#");
+    drop(subscriber);
+    let mut publisher = Wire::connect(broker.mqtt, "publisher", true);
+    let wanted: Vec<String> = (0..1500).map(|number| number.to_string()).collect();
+    publisher.publish_all("t/1", QoS::ExactlyOnce, wanted.clone());
+    assert!(is_cut(&broker, 1000), "{:?}", events(&broker));
+    broker.kill_and_restart();
+    let mut subscriber = Wire::connect(broker.mqtt, "subscriber", false);
+    receiver.take_until(&mut subscriber, |got| got.len() == 1500);
+    assert_eq!(receiver.got, wanted);
+}

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use meridian_shard::log;
@@ -33,7 +34,10 @@ pub async fn run(source: ShardIndex, shards: Arc<Shards>, mut stop: watch::Recei
         .collect();
     let mut next = start(&shards, &homes, shard.tail.head());
     while !*stop.borrow() {
-        if next >= shard.tail.head() {
+        shard.handed_over.store(next, Ordering::Release);
+        // Read before the subscriptions are looked at: one that is added later sees nothing below it.
+        let latest = shard.tail.head();
+        if next >= latest {
             tokio::select! {
                 changed = head.changed() => if changed.is_err() { return },
                 _ = stop.changed() => {}
@@ -41,7 +45,7 @@ pub async fn run(source: ShardIndex, shards: Arc<Shards>, mut stop: watch::Recei
             continue;
         }
         if !shards.dispatch.subscriptions.any_queued() {
-            next = shard.tail.head();
+            next = latest;
             continue;
         }
         let events = match shard.events(next, EVENTS_MAX) {

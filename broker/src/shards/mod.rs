@@ -6,6 +6,7 @@ mod tail;
 mod upkeep;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use meridian_raft::{Group, StateReader};
@@ -40,6 +41,8 @@ pub struct Shard {
     pub tail: Arc<EventTail>,
     /// Its Raft group.
     pub group: Group<ShardMachine>,
+    /// Every event below is in the queues of all persistent sessions that want it. Starts at 0 with the process.
+    pub handed_over: AtomicU64,
     pub(crate) reader: StateReader,
     pub(crate) proposals: mpsc::Sender<Box<Proposal>>,
 }

@@ -4,6 +4,7 @@
 //! the time, or where the event log has outgrown its bound.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use meridian_shard::log;
@@ -34,7 +35,7 @@ pub(crate) async fn run(
             () = tokio::time::sleep(TICK_INTERVAL) => {}
             _ = stop.changed() => return,
         }
-        if let Some(tick) = tick(&shards, shard, events_kept, wall_ms()) {
+        if let Some(tick) = tick(shard, events_kept, wall_ms()) {
             shard.submit(log::command::Body::Tick(tick)).await;
         }
         if seen_at.elapsed() >= SEEN_INTERVAL {
@@ -45,21 +46,15 @@ pub(crate) async fn run(
 }
 
 /// What time is to bring, if it is to bring anything.
-fn tick(shards: &Shards, shard: &Shard, events_kept: u64, now_ms: i64) -> Option<log::Tick> {
+fn tick(shard: &Shard, events_kept: u64, now_ms: i64) -> Option<log::Tick> {
     let (due, first, next) = {
         let state = shard.state.lock();
         let due = state.next_due_ms().is_some_and(|due| due <= now_ms);
         (due, state.first_offset(), state.next_offset())
     };
     // Nobody's messages are let go before they have been handed over.
-    let handed = shards.iter().filter_map(|home| {
-        let home = home.state.lock();
-        let has_sessions = home.sessions().next().is_some();
-        has_sessions.then(|| home.handed(&shard.name))
-    });
-    let keep_from = next
-        .saturating_sub(events_kept)
-        .min(handed.min().unwrap_or(u64::MAX));
+    let handed_over = shard.handed_over.load(Ordering::Acquire);
+    let keep_from = next.saturating_sub(events_kept).min(handed_over);
     let purge = keep_from > first + events_kept / 8;
     (due || purge).then_some(log::Tick {
         purge_events_below: if purge { keep_from } else { 0 },
