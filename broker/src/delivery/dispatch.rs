@@ -85,10 +85,7 @@ impl ShardEffects {
                     metrics::counter!("meridian_alerts_total", "type" => alert.r#type.clone())
                         .increment(1);
                 }
-                if self.dispatch.subscriptions.is_empty() {
-                    return;
-                }
-                if let Some(message) = Outgoing::from_event(event) {
+                if let Some(message) = self.dispatch.subscriptions.wanted(event) {
                     self.dispatch.live(
                         &message,
                         Source::Event {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use meridian_shard::log;
 use tokio::sync::watch;
 
-use crate::router::{Audience, Outgoing, ShardIndex, Source};
+use crate::router::{Audience, ShardIndex, Source};
 use crate::shards::Shards;
 
 /// Events of one round.
@@ -110,7 +110,7 @@ fn collect(
     homes: &BTreeMap<ShardIndex, u64>,
     items: &mut BTreeMap<ShardIndex, Vec<log::EnqueueItem>>,
 ) {
-    let Some(message) = Outgoing::from_event(event) else {
+    let Some(message) = shards.dispatch.subscriptions.wanted(event) else {
         return;
     };
     let from = Source::Event {

@@ -76,16 +76,6 @@ impl Outgoing {
         })
     }
 
-    /// From any event.
-    #[must_use]
-    pub fn from_event(event: &log::Event) -> Option<Self> {
-        match event.body.as_ref()? {
-            log::event::Body::Message(message) => Self::from_message(message),
-            log::event::Body::Position(position) => Self::from_position(position),
-            log::event::Body::Alert(alert) => Self::from_alert(alert),
-        }
-    }
-
     /// From a retained message.
     #[must_use]
     pub fn from_retained(retained: &log::Retained) -> Option<Self> {

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use meridian_mqtt::packet::QoS;
-use meridian_mqtt::topic::TopicFilter;
+use meridian_mqtt::topic::{TopicFilter, TopicName};
 use meridian_mqtt::topic_tree::TopicTree;
+use meridian_shard::log;
 use parking_lot::RwLock;
 
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, alert_topic, position_topic, topic};
 use super::shard_map::{Reach, ShardIndex};
 use crate::delivery::SessionHandle;
 
@@ -197,6 +198,31 @@ impl Subscriptions {
         self.queued.load(Ordering::Acquire) > 0
     }
 
+    /// Whether anybody subscribes to `topic`.
+    #[must_use]
+    pub fn wants(&self, topic: &TopicName) -> bool {
+        self.tree.read().has_match(topic)
+    }
+
+    /// An event as a message. A position or an alert is written out only if somebody subscribes to it.
+    #[must_use]
+    pub fn wanted(&self, event: &log::Event) -> Option<Outgoing> {
+        if self.is_empty() {
+            return None;
+        }
+        match event.body.as_ref()? {
+            log::event::Body::Message(message) => Outgoing::from_message(message),
+            log::event::Body::Position(position) => {
+                let name = position_topic(&position.region, &position.device);
+                self.wants(&topic(&name)?)
+                    .then(|| Outgoing::from_position(position))?
+            }
+            log::event::Body::Alert(alert) => self
+                .wants(&topic(&alert_topic(alert))?)
+                .then(|| Outgoing::from_alert(alert))?,
+        }
+    }
+
     /// Whether a message must go into the log because a replicated queue wants it.
     #[must_use]
     pub fn wants_queued(&self, message: &Outgoing) -> bool {
@@ -317,4 +343,56 @@ type Key = (usize, Option<Box<str>>);
 
 fn key(session: &Arc<SessionHandle>, filter: &TopicFilter) -> Key {
     (Arc::as_ptr(session).addr(), filter.share().map(Into::into))
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_proto::v1;
+
+    use super::*;
+    use crate::router::ShardMap;
+
+    fn event(body: log::event::Body) -> log::Event {
+        log::Event {
+            at_ms: 0,
+            body: Some(body),
+        }
+    }
+
+    #[test]
+    fn a_position_and_an_alert_are_written_out_only_for_who_subscribes_to_them() {
+        let subscriptions = Subscriptions::default();
+        let position = event(log::event::Body::Position(v1::EnrichedPosition {
+            device: "d".into(),
+            region: "r".into(),
+            ..Default::default()
+        }));
+        let alert = event(log::event::Body::Alert(v1::Alert {
+            device: "d".into(),
+            region: "r".into(),
+            r#type: "sos".into(),
+            ..Default::default()
+        }));
+        assert!(subscriptions.wanted(&position).is_none());
+        let filter = TopicFilter::from_static("geo/+/+/position");
+        let map = ShardMap::new(vec!["geo".to_owned()], &[], 1, None);
+        let route = Route::new(
+            Arc::new(SessionHandle::new("c", None, 0)),
+            filter.clone(),
+            RouteOptions {
+                qos: QoS::AtMostOnce,
+                no_local: false,
+                retain_as_published: false,
+                subscription_id: None,
+            },
+            &map.of_filter(&filter),
+        );
+        subscriptions.insert(Arc::new(route));
+        let message = subscriptions
+            .wanted(&position)
+            .expect("somebody subscribes");
+        assert_eq!(message.topic.as_str(), "geo/r/d/position");
+        assert!(message.payload.starts_with(b"{"));
+        assert!(subscriptions.wanted(&alert).is_none(), "nobody does");
+    }
 }
