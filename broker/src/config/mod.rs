@@ -16,6 +16,13 @@ use crate::router::ShardMap;
 pub use reader::Mistake;
 use reader::Reader;
 
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+/// The largest `geo.max_future`: no fix is ever logged with a time that is later than the log's by more.
+pub const MAX_FUTURE_MAX: Duration = DAY;
+/// The largest `limits.max_packet`, bytes: the largest remaining length [MQTT-1.5.5].
+const MAX_PACKET_MAX: u64 = 268_435_455;
+
 /// A node's configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -278,22 +285,22 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
                 good.into_iter().flatten().collect()
             },
             min_distance_m: reader
-                .parsed("geo.min_distance", units::metres)
+                .measured("geo.min_distance", &units::METRES, 0.0..=1_000_000.0)
                 .unwrap_or(50.0),
-            max_silence: off_or(
-                reader,
+            max_silence: reader.measured_or_off(
                 "geo.max_silence",
-                units::duration,
+                &units::DURATION,
+                SECOND..=365 * DAY,
                 Some(Duration::from_secs(300)),
             ),
-            max_speed_mps: off_or(
-                reader,
+            max_speed_mps: reader.measured_or_off(
                 "geo.max_speed",
-                units::metres_per_second,
+                &units::SPEED,
+                0.1..=100_000.0,
                 Some(100.0),
             ),
             max_future: reader
-                .parsed("geo.max_future", units::duration)
+                .measured("geo.max_future", &units::DURATION, SECOND..=MAX_FUTURE_MAX)
                 .unwrap_or(Duration::from_secs(120)),
         },
         sinks: read_sinks(reader, base),
@@ -413,18 +420,11 @@ fn read_limits(reader: &mut Reader) -> LimitsConfig {
             );
         }
     }
+    let seconds = |count: u32| Duration::from_secs(u64::from(count));
     LimitsConfig {
         max_packet: u32::try_from(
             reader
-                .parsed("limits.max_packet", |text| {
-                    units::bytes(text).and_then(|bytes| {
-                        if (1024..=268_435_460).contains(&bytes) {
-                            Ok(bytes)
-                        } else {
-                            Err("must be from 1KB to 256MB".into())
-                        }
-                    })
-                })
+                .measured("limits.max_packet", &units::BYTES, 1024..=MAX_PACKET_MAX)
                 .unwrap_or(256 << 10),
         )
         .unwrap_or(u32::MAX),
@@ -432,7 +432,7 @@ fn read_limits(reader: &mut Reader) -> LimitsConfig {
         receive_maximum: small(reader.number("limits.receive_maximum", 1000, 1, 65_535)),
         max_queued: reader.number("limits.max_queued", 1000, 1, 65_000),
         max_queued_bytes: reader
-            .parsed("limits.max_queued_bytes", units::bytes)
+            .measured("limits.max_queued_bytes", &units::BYTES, 1024..=64 << 30)
             .unwrap_or(64 << 20),
         max_connections: {
             let sessions = reader.number("limits.max_sessions", 1_000_000, 1, 100_000_000);
@@ -445,14 +445,27 @@ fn read_limits(reader: &mut Reader) -> LimitsConfig {
             1_000_000,
         ))
         .unwrap_or(1000),
+        // 2^32 - 1 would be for ever [MQTT-3.1.2.11.2].
         max_session_expiry: reader
-            .parsed("limits.max_session_expiry", units::duration)
-            .unwrap_or(Duration::from_secs(7 * 86_400)),
+            .measured(
+                "limits.max_session_expiry",
+                &units::DURATION,
+                SECOND..=seconds(u32::MAX - 1),
+            )
+            .unwrap_or(7 * DAY),
         connect_timeout: reader
-            .parsed("limits.connect_timeout", units::duration)
+            .measured(
+                "limits.connect_timeout",
+                &units::DURATION,
+                Duration::from_millis(100)..=seconds(600),
+            )
             .unwrap_or(Duration::from_secs(10)),
         max_keep_alive: reader
-            .parsed("limits.max_keep_alive", units::duration)
+            .measured(
+                "limits.max_keep_alive",
+                &units::DURATION,
+                SECOND..=seconds(65_535),
+            )
             .unwrap_or(Duration::from_secs(300)),
         max_events: reader.number("limits.max_events", 1_000_000, 1000, 1_000_000_000),
     }
@@ -474,12 +487,16 @@ fn read_sinks(reader: &mut Reader, base: &Path) -> BTreeMap<String, SinkConfig> 
                 let sink = SinkConfig::File {
                     path: base.join(path.unwrap_or_default()),
                     rotate_bytes: reader
-                        .parsed(&format!("{section}.rotate_size"), units::bytes)
+                        .measured(
+                            &format!("{section}.rotate_size"),
+                            &units::BYTES,
+                            1024..=1 << 40,
+                        )
                         .unwrap_or(256 << 20),
-                    rotate_age: off_or(
-                        reader,
+                    rotate_age: reader.measured_or_off(
                         &format!("{section}.rotate_age"),
-                        units::duration,
+                        &units::DURATION,
+                        SECOND..=365 * DAY,
                         None,
                     ),
                     keep: reader.number(&format!("{section}.keep"), 0, 0, 1_000_000),
@@ -504,17 +521,6 @@ fn read_sinks(reader: &mut Reader, base: &Path) -> BTreeMap<String, SinkConfig> 
         }
     }
     sinks
-}
-
-fn off_or<T>(
-    reader: &mut Reader,
-    key: &str,
-    read: impl Fn(&str) -> Result<T, String>,
-    default: Option<T>,
-) -> Option<T> {
-    reader
-        .parsed(key, |text| units::or_off(text, &read))
-        .unwrap_or(default)
 }
 
 /// Whether only this machine reaches `address`.

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use toml::Value;
+
+use super::units::{self, Unit};
 
 /// One mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +32,15 @@ impl fmt::Display for Mistake {
     }
 }
 
+/// What stands at a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Text, a list or a truth value.
+    Other,
+    /// A number, with or without a unit, of this range in words.
+    Measured(String),
+}
+
 /// Prefix of the environment's keys.
 const PREFIX: &str = "MERIDIAN__";
 
@@ -36,8 +48,8 @@ pub(crate) struct Reader {
     /// Leaves by path.
     values: BTreeMap<String, Value>,
     sections: BTreeSet<String>,
-    /// Paths that somebody asked for.
-    known: BTreeSet<String>,
+    /// Paths that somebody asked for, and whether what stands there is measured.
+    known: BTreeMap<String, Kind>,
     ignored: Vec<String>,
     mistakes: Vec<Mistake>,
 }
@@ -56,7 +68,7 @@ impl Reader {
         let mut reader = Reader {
             values: BTreeMap::new(),
             sections: BTreeSet::new(),
-            known: BTreeSet::new(),
+            known: BTreeMap::new(),
             ignored: Vec::new(),
             mistakes: Vec::new(),
         };
@@ -124,8 +136,14 @@ impl Reader {
     }
 
     fn take(&mut self, key: &str) -> Option<Value> {
-        self.known.insert(key.to_owned());
+        self.known.entry(key.to_owned()).or_insert(Kind::Other);
         self.values.remove(key)
+    }
+
+    /// The keys that were asked for, with what stands there.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> &BTreeMap<String, Kind> {
+        &self.known
     }
 
     pub(crate) fn text(&mut self, key: &str) -> Option<String> {
@@ -166,20 +184,55 @@ impl Reader {
         }
     }
 
+    /// A whole number from `min` to `max`.
     pub(crate) fn number(&mut self, key: &str, default: u64, min: u64, max: u64) -> u64 {
-        match self.take(key) {
-            None => default,
-            Some(Value::Integer(number))
-                if u64::try_from(number).is_ok_and(|number| (min..=max).contains(&number)) =>
-            {
-                u64::try_from(number).unwrap_or(default)
-            }
-            Some(other) => {
-                self.mistake(
-                    key,
-                    format!("must be a whole number from {min} to {max}, not {other}"),
-                );
-                default
+        self.measured(key, &units::COUNT, min..=max)
+            .unwrap_or(default)
+    }
+
+    /// A value with a unit, within `range`; `None` if the key is absent, or wrong and noted as such.
+    pub(crate) fn measured<T: PartialOrd>(
+        &mut self,
+        key: &str,
+        unit: &Unit<T>,
+        range: RangeInclusive<T>,
+    ) -> Option<T> {
+        self.ranged(key, unit.in_words(&range), |text| unit.within(text, &range))
+    }
+
+    /// [`Reader::measured`], or `off` for none; `default` if the key is absent.
+    pub(crate) fn measured_or_off<T: PartialOrd>(
+        &mut self,
+        key: &str,
+        unit: &Unit<T>,
+        range: RangeInclusive<T>,
+        default: Option<T>,
+    ) -> Option<T> {
+        let words = format!("{}, or off", unit.in_words(&range));
+        let read = |text: &str| units::or_off(text, |text| unit.within(text, &range));
+        self.ranged(key, words, read).unwrap_or(default)
+    }
+
+    /// Every number of the configuration comes through here, so none is without a range.
+    fn ranged<T>(
+        &mut self,
+        key: &str,
+        words: String,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = self.take(key);
+        self.known
+            .insert(key.to_owned(), Kind::Measured(words.clone()));
+        let value = value?;
+        let text = match &value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        match read(&text) {
+            Ok(value) => Some(value),
+            Err(what) => {
+                self.mistake(key, format!("{what}; it must be {words}"));
+                None
             }
         }
     }
@@ -242,7 +295,7 @@ impl Reader {
             }
             let near = self
                 .known
-                .iter()
+                .keys()
                 .map(|known| (strsim::damerau_levenshtein(key, known), known))
                 .min()
                 .filter(|(distance, _)| *distance <= 8);

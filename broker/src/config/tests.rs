@@ -104,3 +104,244 @@ fn what_this_version_does_not_have_is_refused_and_not_ignored() {
 fn a_file_that_is_no_toml_says_the_line() {
     assert!(load("[node]\nid = = 1", &[]).unwrap_err()[0].starts_with("line 2"));
 }
+
+/// Every section and every kind of sink, so that every key is read.
+const EVERYTHING: &str = "[node]\n[cluster]\n[sharding]\n[auth]\n[limits]\n[durability]\n[geo]\n\
+    [listeners.tcp]\n[listeners.ws]\n[listeners.http]\n[listeners.tls]\ncert = \"c\"\nkey = \"k\"\n\
+    [listeners.wss]\ncert = \"c\"\nkey = \"k\"\n[sinks.s]\ntype = \"file\"\npath = \"f\"\n";
+
+/// The keys that hold no number. A new key is either here, or read with a range.
+const NOT_MEASURED: &[&str] = &[
+    "auth.acl_file",
+    "auth.allow_anonymous",
+    "auth.api_token",
+    "auth.publish_geo",
+    "auth.users_file",
+    "cluster.advertise",
+    "cluster.bind",
+    "cluster.bootstrap",
+    "cluster.name",
+    "cluster.seeds",
+    "durability.fsync",
+    "geo.input",
+    // Refused whatever it says, until there are rates.
+    "limits.publish_rate",
+    "listeners.http.bind",
+    "listeners.tcp.bind",
+    "listeners.tls.bind",
+    "listeners.tls.cert",
+    "listeners.tls.client_ca",
+    "listeners.tls.key",
+    "listeners.tls.min_version",
+    "listeners.ws.bind",
+    "listeners.wss.bind",
+    "listeners.wss.cert",
+    "listeners.wss.client_ca",
+    "listeners.wss.key",
+    "listeners.wss.min_version",
+    "node.data_dir",
+    "node.zone",
+    "sharding.client_region",
+    "sharding.regions",
+    "sharding.roots",
+    "sinks.s.path",
+    "sinks.s.type",
+];
+
+/// Every key that a node reads, with what it says of its values.
+fn all_keys() -> BTreeMap<String, reader::Kind> {
+    let mut reader = Reader::parse(EVERYTHING, []).unwrap();
+    let _config = read(&mut reader, Path::new(""));
+    let known = reader.known().clone();
+    assert_eq!(reader.finish(), [], "the file that has everything is right");
+    known
+}
+
+/// The two ends of `from 1s to 7d`, and whether `off` may stand there.
+fn ends(range: &str) -> (String, String, bool) {
+    let (ends, off) = match range.strip_suffix(", or off") {
+        Some(ends) => (ends, true),
+        None => (range, false),
+    };
+    let (low, high) = ends
+        .strip_prefix("from ")
+        .unwrap()
+        .split_once(" to ")
+        .unwrap();
+    (low.to_owned(), high.to_owned(), off)
+}
+
+/// The mistakes with `value` at `key`, the way the environment says it.
+fn mistakes_with(key: &str, value: &str) -> Vec<Mistake> {
+    let variable = format!("MERIDIAN__{}", key.to_ascii_uppercase().replace('.', "__"));
+    let mut reader = Reader::parse(EVERYTHING, [(variable, value.to_owned())]).unwrap();
+    let _config = read(&mut reader, Path::new(""));
+    reader.finish()
+}
+
+#[test]
+fn every_key_is_measured_or_known_not_to_be() {
+    for (key, kind) in all_keys() {
+        let listed = NOT_MEASURED.contains(&key.as_str());
+        assert_eq!(kind == reader::Kind::Other, listed, "{key}");
+    }
+}
+
+#[test]
+fn every_number_is_refused_outside_its_range_with_key_and_range() {
+    let mut tried = 0;
+    for (key, kind) in all_keys() {
+        let reader::Kind::Measured(range) = kind else {
+            continue;
+        };
+        tried += 1;
+        let (low, high, off) = ends(&range);
+        let unit = low.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        // Others may stand against the number itself, such as a replication that needs more nodes.
+        let concerns = |mistake: &&Mistake| mistake.key == key && mistake.what.contains(" to ");
+        for right in [&low, &high] {
+            let mistakes = mistakes_with(&key, right);
+            assert_eq!(mistakes.iter().find(concerns), None, "{key} = {right}");
+        }
+        let off_is_wrong = !mistakes_with(&key, "off").is_empty();
+        assert_eq!(off_is_wrong, !off, "{key} = off");
+        let number = |text: &str| -> f64 {
+            let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+            text[..end.unwrap_or(text.len())].parse().unwrap()
+        };
+        let mut wrong = vec![
+            "-1".to_owned(),
+            format!("-1{unit}"),
+            "-9223372036854775808".to_owned(),
+            "9223372036854775807".to_owned(),
+            format!("18446744073709551615{unit}"),
+            format!("18446744073709551616{unit}"),
+            format!("1e400{unit}"),
+            format!(
+                "{}{}",
+                number(&high) + 1.0,
+                high.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.')
+            ),
+            "NaN".to_owned(),
+            "inf".to_owned(),
+            String::new(),
+        ];
+        // Where none is no choice, zero is a mistake.
+        if number(&low) > 0.0 {
+            wrong.extend(["0".to_owned(), format!("0{unit}")]);
+        }
+        for wrong in wrong {
+            let mistakes = mistakes_with(&key, &wrong);
+            let told = mistakes
+                .iter()
+                .any(|mistake| mistake.key == key && mistake.what.contains(&range));
+            assert!(told, "{key} = {wrong:?}: {mistakes:?}");
+        }
+    }
+    assert!(tried >= 20, "only {tried} keys are measured");
+}
+
+/// Zero stands for something of its own at these, and nowhere else.
+#[test]
+fn zero_is_accepted_only_where_it_means_something() {
+    let zero: Vec<String> = all_keys()
+        .into_iter()
+        .filter(|(_, kind)| *kind != reader::Kind::Other)
+        .map(|(key, _)| key)
+        .filter(|key| {
+            ["0", "0m", "0s", "0B"]
+                .iter()
+                .any(|zero| mistakes_with(key, zero).is_empty())
+        })
+        .collect();
+    // Every move is reported; all rotated files are kept.
+    assert_eq!(zero, ["geo.min_distance", "sinks.s.keep"]);
+}
+
+#[test]
+fn a_number_of_another_type_is_refused_with_the_range() {
+    for wrong in [
+        "nan",
+        "1.5",
+        "true",
+        "\"many\"",
+        "[1]",
+        "9223372036854775807",
+        "-1",
+    ] {
+        let mistakes = load(&format!("[limits]\nmax_inflight = {wrong}"), &[]).unwrap_err();
+        assert!(
+            mistakes[0].starts_with("limits.max_inflight: ")
+                && mistakes[0].contains("from 1 to 65535"),
+            "{mistakes:?}"
+        );
+    }
+}
+
+#[test]
+fn the_largest_packet_is_what_mqtt_can_say() {
+    let config = load("[limits]\nmax_packet = 268435455", &[]).unwrap();
+    assert_eq!(config.limits.max_packet, 268_435_455);
+    assert!(load("[limits]\nmax_packet = \"256MB\"", &[]).is_err());
+}
+
+/// What the documentation shows, without what only a cluster or another sink reads.
+#[test]
+fn the_documented_sample_is_accepted() {
+    let sample = r#"
+[node]
+id = 1
+data_dir = "/var/lib/meridian"
+zone = "us-east-1a"
+[cluster]
+name = "prod"
+bind = "0.0.0.0:7883"
+advertise = "10.0.0.1:7883"
+bootstrap = ["10.0.0.1:7883"]
+[sharding]
+roots = ["gps", "geo", "cmd"]
+regions = ["us-east", "us-west", "eu-central"]
+default_shards = 4
+client_region = "^(?<region>[a-z]+-[a-z]+)[.:/]"
+[listeners.tcp]
+bind = "0.0.0.0:1883"
+[listeners.tls]
+bind = "0.0.0.0:8883"
+cert = "server.pem"
+key = "server.key"
+client_ca = "devices-ca.pem"
+[listeners.ws]
+bind = "0.0.0.0:8083"
+[listeners.http]
+bind = "127.0.0.1:18083"
+[auth]
+allow_anonymous = false
+[limits]
+max_packet = "256KB"
+max_inflight = 32
+max_queued = 1000
+max_sessions = 1000000
+[durability]
+fsync = true
+[geo]
+input = ["gps/{region}/{device}/position"]
+min_distance = "50m"
+max_silence = "300s"
+max_speed = "100m/s"
+max_future = "120s"
+[sinks.audit]
+type = "file"
+path = "events.ndjson"
+"#;
+    let config = load(sample, &[]).unwrap();
+    assert_eq!(config.limits.max_packet, 256 << 10);
+    assert_eq!(config.listeners.tls.unwrap().bind.port(), 8883);
+    assert_eq!(config.limits.max_connections, 1_000_000);
+    assert!(
+        config
+            .sharding
+            .client_region
+            .unwrap()
+            .is_match("us-east.truck")
+    );
+}

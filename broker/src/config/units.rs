@@ -1,6 +1,95 @@
 //! Values with a unit, as people write them: `30s`, `64KB`, `50m`, `90km/h`, `100/s`.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
+
+/// How values of one kind are read and shown.
+pub struct Unit<T> {
+    read: fn(&str) -> Result<T, String>,
+    show: fn(&T) -> String,
+}
+
+/// Whole numbers.
+pub const COUNT: Unit<u64> = Unit {
+    read: count,
+    show: u64::to_string,
+};
+/// [`duration`].
+pub const DURATION: Unit<Duration> = Unit {
+    read: duration,
+    show: |duration| {
+        let ms = duration.as_millis();
+        let units = [
+            (86_400_000, "d"),
+            (3_600_000, "h"),
+            (60_000, "m"),
+            (1000, "s"),
+        ];
+        let whole = units.iter().find(|(factor, _)| ms > 0 && ms % factor == 0);
+        whole.map_or_else(
+            || format!("{ms}ms"),
+            |(factor, unit)| format!("{}{unit}", ms / factor),
+        )
+    },
+};
+/// [`bytes`].
+pub const BYTES: Unit<u64> = Unit {
+    read: bytes,
+    show: |bytes| {
+        let units = [(30, "GB"), (20, "MB"), (10, "KB")];
+        let whole = units
+            .iter()
+            .find(|(shift, _)| *bytes > 0 && bytes % (1 << shift) == 0);
+        whole.map_or_else(
+            || format!("{bytes}B"),
+            |(shift, unit)| format!("{}{unit}", bytes >> shift),
+        )
+    },
+};
+/// [`metres`].
+pub const METRES: Unit<f64> = Unit {
+    read: metres,
+    show: |metres| format!("{metres}m"),
+};
+/// [`metres_per_second`].
+pub const SPEED: Unit<f64> = Unit {
+    read: metres_per_second,
+    show: |speed| format!("{speed}m/s"),
+};
+
+impl<T: PartialOrd> Unit<T> {
+    /// Reads a value of `range`.
+    ///
+    /// # Errors
+    /// Says what is expected.
+    pub fn within(&self, text: &str, range: &RangeInclusive<T>) -> Result<T, String> {
+        let value = (self.read)(text)?;
+        if range.contains(&value) {
+            Ok(value)
+        } else {
+            Err(format!("`{text}` is out of range"))
+        }
+    }
+
+    /// `from 1s to 7d`.
+    #[must_use]
+    pub fn in_words(&self, range: &RangeInclusive<T>) -> String {
+        format!(
+            "from {} to {}",
+            (self.show)(range.start()),
+            (self.show)(range.end())
+        )
+    }
+}
+
+/// `32`.
+///
+/// # Errors
+/// Says what is expected.
+pub fn count(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is no whole number"))
+}
 
 /// Splits `12.5km` into number and unit. The number is finite and not negative.
 fn split(text: &str) -> Option<(f64, &str)> {
@@ -132,6 +221,25 @@ mod tests {
         assert_eq!(metres_per_second("90km/h").map(f64::round), Ok(25.0));
         assert_eq!(per_second("100/s"), Ok(100));
         assert_eq!(or_off("off", duration), Ok(None));
+    }
+
+    #[test]
+    fn a_range_is_told_in_words_that_read_as_its_ends() {
+        let durations = [1, 100, 1000, 90_000, 300_000, 86_400_000].map(Duration::from_millis);
+        for value in durations {
+            let words = (DURATION.show)(&value);
+            assert_eq!(
+                DURATION.within(&words, &(value..=value)),
+                Ok(value),
+                "{words}"
+            );
+        }
+        for value in [0, 1, 1000, 1024, 268_435_455, 3 << 20, 64 << 30] {
+            let words = (BYTES.show)(&value);
+            assert_eq!(BYTES.within(&words, &(value..=value)), Ok(value), "{words}");
+        }
+        assert_eq!(BYTES.in_words(&(1024..=64 << 30)), "from 1KB to 64GB");
+        assert!(COUNT.within("-1", &(0..=u64::MAX)).is_err());
     }
 
     #[test]
