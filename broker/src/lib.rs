@@ -20,3 +20,4 @@ pub mod server;
 pub mod shards;
 pub mod sources;
 pub mod sys;
+pub mod telemetry;

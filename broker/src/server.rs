@@ -8,17 +8,18 @@ use meridian_mqtt::session::Limits;
 use meridian_shard::log;
 use meridian_sinks::file::{FileOptions, FileSink};
 use meridian_sinks::{Pipeline, PipelineOptions};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use crate::admin::{self, Api};
+use crate::admin::{self, Api, HttpServer};
 use crate::auth::Auth;
 use crate::config::{Config, SinkConfig, is_loopback};
 use crate::delivery::MailboxLimits;
-use crate::listener::{Listener, TlsError, TlsFiles, Transport, acceptor};
+use crate::listener::{Listener, TlsError, TlsFiles, Transport, acceptor, expires_at_s};
 use crate::node::{Node, NodeOptions, StartError};
 use crate::sources::ShardEvents;
+use crate::telemetry;
 
 /// Messages that wait for one connection, in memory.
 const MAILBOX_MESSAGES_MAX: usize = 100_000;
@@ -46,9 +47,6 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
-    /// The metrics' recorder.
-    #[error("the metrics could not be set up: {0}")]
-    Metrics(String),
 }
 
 /// A node with its listeners, API and sinks.
@@ -58,8 +56,9 @@ pub struct Server {
     /// What listens where: `tcp`, `tls`, `ws`, `wss`, `http`.
     pub addresses: Vec<(&'static str, SocketAddr)>,
     listeners: Vec<Listener>,
+    http: Option<HttpServer>,
     sinks: Vec<Pipeline>,
-    stop: watch::Sender<bool>,
+    upkeep: JoinHandle<()>,
 }
 
 impl Server {
@@ -68,13 +67,10 @@ impl Server {
     /// # Errors
     /// [`ServeError`]; what had started ends with the process.
     pub async fn start(config: &Config) -> Result<Server, ServeError> {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let metrics = recorder.handle();
-        // A second server of one process counts into the first one's metrics.
-        let _already_set = metrics::set_global_recorder(recorder);
-        describe_metrics();
+        let metrics = telemetry::install();
         // Certificates first: a wrong one should not wait for a replay.
         let mut secured = Vec::new();
+        let mut certificates = Vec::new();
         for (name, listener) in [
             ("tls", &config.listeners.tls),
             ("wss", &config.listeners.wss),
@@ -87,6 +83,7 @@ impl Server {
                     tls12: listener.tls12,
                 };
                 secured.push((name, listener.bind, acceptor(&files)?));
+                certificates.push((name, expires_at_s(&files)?));
             }
         }
         let node = Node::start(node_options(config)).await?;
@@ -112,13 +109,13 @@ impl Server {
                 PipelineOptions::default(),
             ));
         }
-        let (stop, stopped) = watch::channel(false);
         let mut server = Server {
             node,
             addresses: Vec::new(),
             listeners: Vec::new(),
+            http: None,
             sinks,
-            stop,
+            upkeep: tokio::spawn(keep_up(metrics.clone())),
         };
         let max = config.limits.max_connections;
         if let Some(bind) = config.listeners.tcp {
@@ -140,17 +137,19 @@ impl Server {
                 node: Arc::clone(&server.node),
                 sinks: server.sinks.clone(),
                 metrics,
+                certificates,
                 token: config.auth.api_token.clone(),
                 loopback: is_loopback(bind.ip()),
                 config: shown(config),
             });
-            let address = admin::serve(bind, api, stopped).await;
-            let address = address.map_err(|source| ServeError::Bind {
+            let http = HttpServer::start(bind, admin::router(api)).await;
+            let http = http.map_err(|source| ServeError::Bind {
                 what: "http",
                 address: bind,
                 source,
             })?;
-            server.addresses.push(("http", address));
+            server.addresses.push(("http", http.address));
+            server.http = Some(http);
         }
         Ok(server)
     }
@@ -187,11 +186,22 @@ impl Server {
         for listener in self.listeners {
             listener.stop().await;
         }
-        self.stop.send_replace(true);
+        if let Some(http) = self.http {
+            http.stop().await;
+        }
         for sink in &self.sinks {
             sink.stop().await;
         }
         self.node.stop().await;
+        self.upkeep.abort();
+    }
+}
+
+/// Gathers the samples of histograms, for ever.
+async fn keep_up(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(telemetry::UPKEEP).await;
+        metrics.run_upkeep();
     }
 }
 
@@ -265,28 +275,4 @@ fn shown(config: &Config) -> serde_json::Value {
         },
         "sinks": config.sinks.keys().collect::<Vec<_>>(),
     })
-}
-
-fn describe_metrics() {
-    use metrics::{Unit, describe_counter, describe_gauge};
-    describe_gauge!("meridian_connections", "Clients connected now.");
-    describe_counter!(
-        "meridian_messages_received_total",
-        "PUBLISH packets from clients."
-    );
-    describe_counter!(
-        "meridian_messages_sent_total",
-        "PUBLISH packets to clients."
-    );
-    describe_counter!(
-        "meridian_messages_dropped_total",
-        "Messages let go, by reason."
-    );
-    describe_counter!("meridian_positions_total", "Fixes, by what became of them.");
-    describe_counter!("meridian_alerts_total", "Alerts, by type.");
-    describe_gauge!(
-        "meridian_sink_lag_events",
-        Unit::Count,
-        "Events that a sink does not have yet."
-    );
 }

@@ -1,17 +1,20 @@
 //! Fences, as GeoJSON in and out.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::body::Body;
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use meridian_geo_engine::Fence;
+use meridian_geo_engine::{Fence, FenceError, split_collection};
 use meridian_shard::log;
-use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::problem::Problem;
+use super::request::{self, Name};
 use super::{Api, Shared};
+
+/// Largest body, bytes: a collection of fences.
+const BODY_MAX: usize = 64 << 20;
 
 /// A FeatureCollection of all fences.
 pub(super) async fn list(State(api): Shared) -> Response {
@@ -29,7 +32,7 @@ pub(super) async fn list(State(api): Shared) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-pub(super) async fn get(State(api): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn get(State(api): Shared, Name(id): Name) -> Result<Response, Problem> {
     let meta = api.node.meta.lock();
     let (record, _) = meta
         .fences()
@@ -45,30 +48,39 @@ pub(super) async fn get(State(api): Shared, Path(id): Path<String>) -> Result<Re
 /// Puts one fence; a Feature without an id gets the path's.
 pub(super) async fn put(
     State(api): Shared,
-    Path(id): Path<String>,
-    body: Bytes,
+    Name(id): Name,
+    body: Body,
 ) -> Result<Response, Problem> {
-    let mut feature: Value = serde_json::from_slice(&body)
-        .map_err(|error| Problem::invalid("/", format!("no JSON: {error}")))?;
-    let own = feature.get("id").or_else(|| {
-        feature
-            .get("properties")
-            .and_then(|properties| properties.get("id"))
+    let body = request::bytes(body, BODY_MAX).await?;
+    let mut feature: Map<String, Value> = request::object(&body)?;
+    let given = |value: Option<&Value>| value.filter(|value| !value.is_null()).cloned();
+    let own = given(feature.get("id"));
+    let own = own.map(|own| ("/id", own)).or_else(|| {
+        let below = given(feature.get("properties")?.get("id"))?;
+        Some(("/properties/id", below))
     });
     match own {
-        None => feature["id"] = id.clone().into(),
-        Some(own)
-            if own.as_str() == Some(&id)
-                || own.as_u64().is_some_and(|own| id.parse() == Ok(own)) => {}
-        Some(own) => {
+        None => {
+            feature.insert("id".to_owned(), id.clone().into());
+        }
+        Some((_, own)) if own.as_str() == Some(&id) || own.is_number() && own.to_string() == id => {
+        }
+        Some((place, own)) => {
             return Err(Problem::invalid(
-                "/id",
+                place,
                 format!("the Feature is {own}, and the path says {id}"),
             ));
         }
     }
+    let feature_json = Value::Object(feature).to_string();
+    let fence = Fence::from_geojson(&feature_json, 0);
+    let fence = fence.map_err(|error| wrong(&error, feature_json.as_bytes()))?;
+    let record = log::FenceRecord {
+        id: fence.id().to_owned(),
+        feature_json,
+        rev: 0,
+    };
     let existed = api.node.meta.lock().fences().get(&id).is_some();
-    let record = checked(feature.to_string())?;
     change(
         &api,
         log::PutFences {
@@ -86,35 +98,17 @@ pub(super) async fn put(
 }
 
 /// Replaces all fences by those of a FeatureCollection, or none of them.
-pub(super) async fn replace(State(api): Shared, body: Bytes) -> Result<Response, Problem> {
-    #[derive(serde::Deserialize)]
-    struct Collection<'a> {
-        r#type: String,
-        #[serde(borrow)]
-        features: Vec<&'a RawValue>,
-    }
-    let collection: Collection<'_> = serde_json::from_slice(&body)
-        .map_err(|error| Problem::invalid("/", format!("no FeatureCollection: {error}")))?;
-    if collection.r#type != "FeatureCollection" {
-        return Err(Problem::invalid("/type", "must be FeatureCollection"));
-    }
-    let mut upserts: Vec<log::FenceRecord> = Vec::with_capacity(collection.features.len());
-    let mut ids = std::collections::HashSet::new();
-    for (at, feature) in collection.features.iter().enumerate() {
-        let fence = Fence::from_geojson(feature.get(), 0)
-            .map_err(|error| Problem::invalid(format!("/features/{at}"), error.to_string()))?;
-        if !ids.insert(fence.id().to_owned()) {
-            return Err(Problem::invalid(
-                format!("/features/{at}/id"),
-                format!("{} is there twice", fence.id()),
-            ));
-        }
-        upserts.push(log::FenceRecord {
-            id: fence.id().to_owned(),
-            feature_json: feature.get().to_owned(),
+pub(super) async fn replace(State(api): Shared, body: Body) -> Result<Response, Problem> {
+    let body = request::bytes(body, BODY_MAX).await?;
+    let features = read_collection(&body)?;
+    let upserts: Vec<log::FenceRecord> = features
+        .into_iter()
+        .map(|(id, feature_json)| log::FenceRecord {
+            id,
+            feature_json,
             rev: 0,
-        });
-    }
+        })
+        .collect();
     let count = upserts.len();
     change(
         &api,
@@ -128,10 +122,44 @@ pub(super) async fn replace(State(api): Shared, body: Bytes) -> Result<Response,
     Ok(Json(serde_json::json!({ "fences": count })).into_response())
 }
 
-pub(super) async fn remove(
-    State(api): Shared,
-    Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
+/// Ids and texts of a collection's Features. The text is what is kept, so it is split and not written anew.
+fn read_collection(body: &[u8]) -> Result<Vec<(String, String)>, Problem> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| Problem::malformed("/", format!("no UTF-8: {error}")))?;
+    split_collection(text).or_else(|error| {
+        // Its frame may be what is wrong; this says where, and what was found.
+        let collection: Collection = request::object(body)?;
+        if collection.r#type != "FeatureCollection" {
+            let found = format!("must be FeatureCollection, and is {:?}", collection.r#type);
+            return Err(Problem::invalid("/type", found));
+        }
+        Err(wrong(&error, body))
+    })
+}
+
+#[derive(serde::Deserialize)]
+struct Collection {
+    r#type: String,
+    #[serde(rename = "features")]
+    _features: Vec<Value>,
+}
+
+/// A mistake of a fence, with its place and, where that holds something, what it holds.
+fn wrong(error: &FenceError, body: &[u8]) -> Problem {
+    let place = match error.pointer.as_str() {
+        "" => "/",
+        pointer => pointer,
+    };
+    let found = serde_json::from_slice::<Value>(body)
+        .ok()
+        .and_then(|value| value.pointer(&error.pointer).map(request::kind));
+    match found {
+        Some(found) => Problem::invalid(place, format!("{error} (found {found})")),
+        None => Problem::invalid(place, error.to_string()),
+    }
+}
+
+pub(super) async fn remove(State(api): Shared, Name(id): Name) -> Result<StatusCode, Problem> {
     if api.node.meta.lock().fences().get(&id).is_none() {
         return Err(Problem::not_found(format!("there is no fence {id}")));
     }
@@ -144,16 +172,6 @@ pub(super) async fn remove(
     )
     .await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn checked(feature_json: String) -> Result<log::FenceRecord, Problem> {
-    let fence = Fence::from_geojson(&feature_json, 0)
-        .map_err(|error| Problem::invalid("/", error.to_string()))?;
-    Ok(log::FenceRecord {
-        id: fence.id().to_owned(),
-        feature_json,
-        rev: 0,
-    })
 }
 
 async fn change(api: &Api, change: log::PutFences) -> Result<(), Problem> {

@@ -1,18 +1,14 @@
-//! What operators ask and do: nodes, shards, clients, sinks, publish.
+//! What operators ask and do: nodes, shards, clients, sinks.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use meridian_mqtt::packet::{PublishProperties, QoS};
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use meridian_mqtt::reason::ReasonCode;
-use meridian_mqtt::text::Text;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
+use super::request::{LIMIT_MAX, Name, Parameters};
 use super::{Api, Shared};
-use crate::clock::wall_ms;
-use crate::router::{Outgoing, topic};
 
 pub(super) async fn nodes(State(api): Shared) -> Json<Value> {
     let node = &api.node;
@@ -38,9 +34,21 @@ pub(super) async fn shards(State(api): Shared) -> Json<Value> {
     Json(json!({ "data": data, "meta": { "cursor": null } }))
 }
 
-pub(super) async fn clients(State(api): Shared) -> Json<Value> {
+/// Sessions in the order of their client ids; the cursor is the last one's.
+pub(super) async fn clients(State(api): Shared, uri: Uri) -> Result<Json<Value>, Problem> {
+    let parameters = Parameters::read(&uri, &["limit", "cursor"])?;
+    let limit = parameters.limit(LIMIT_MAX)?;
     let mut sessions = api.node.registry.all();
-    sessions.sort_by(|a, b| a.client_id.cmp(&b.client_id));
+    if let Some(after) = parameters.get("cursor") {
+        sessions.retain(|session| *session.client_id > *after);
+    }
+    let more = sessions.len() > limit;
+    if more {
+        // Only what is answered needs an order.
+        sessions.select_nth_unstable_by(limit, |a, b| a.client_id.cmp(&b.client_id));
+        sessions.truncate(limit);
+    }
+    sessions.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
     let client = |session: &std::sync::Arc<crate::delivery::SessionHandle>| {
         json!({
             "client_id": &*session.client_id, "connected": session.is_online(),
@@ -50,13 +58,12 @@ pub(super) async fn clients(State(api): Shared) -> Json<Value> {
         })
     };
     let data: Vec<Value> = sessions.iter().map(client).collect();
-    Json(json!({ "data": data, "meta": { "cursor": null } }))
+    let last = sessions.last().filter(|_| more);
+    let cursor = last.map(|session| &*session.client_id);
+    Ok(Json(json!({ "data": data, "meta": { "cursor": cursor } })))
 }
 
-pub(super) async fn kick(
-    State(api): Shared,
-    Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn kick(State(api): Shared, Name(id): Name) -> Result<StatusCode, Problem> {
     let ended = api
         .node
         .registry
@@ -78,17 +85,11 @@ pub(super) async fn sinks(State(api): Shared) -> Json<Value> {
     Json(json!({ "data": data, "meta": { "cursor": null } }))
 }
 
-pub(super) async fn pause(
-    State(api): Shared,
-    Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn pause(State(api): Shared, Name(name): Name) -> Result<StatusCode, Problem> {
     set_paused(&api, &name, true)
 }
 
-pub(super) async fn resume(
-    State(api): Shared,
-    Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn resume(State(api): Shared, Name(name): Name) -> Result<StatusCode, Problem> {
     set_paused(&api, &name, false)
 }
 
@@ -97,66 +98,6 @@ fn set_paused(api: &Api, name: &str, paused: bool) -> Result<StatusCode, Problem
     sink.ok_or_else(|| Problem::not_found(format!("there is no sink {name}")))?
         .set_paused(paused);
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// `{"topic":…,"payload":…|"payload_base64":…,"qos":0|1,"retain":false}`: returns when it is durable.
-pub(super) async fn publish(State(api): Shared, body: Bytes) -> Result<StatusCode, Problem> {
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Request {
-        topic: String,
-        #[serde(default)]
-        payload: Option<String>,
-        #[serde(default)]
-        payload_base64: Option<String>,
-        #[serde(default)]
-        qos: u8,
-        #[serde(default)]
-        retain: bool,
-    }
-    let request: Request =
-        serde_json::from_slice(&body).map_err(|error| Problem::invalid("/", error.to_string()))?;
-    let payload = match (request.payload, request.payload_base64) {
-        (payload, None) => payload.unwrap_or_default().into_bytes(),
-        (None, Some(encoded)) => {
-            use base64::Engine as _;
-            let decoded = base64::engine::general_purpose::STANDARD.decode(encoded);
-            decoded.map_err(|error| Problem::invalid("/payload_base64", error.to_string()))?
-        }
-        (Some(_), Some(_)) => {
-            return Err(Problem::invalid(
-                "/payload",
-                "give payload or payload_base64, not both",
-            ));
-        }
-    };
-    let Some(topic) = topic(&request.topic) else {
-        return Err(Problem::invalid(
-            "/topic",
-            "is no topic name: not empty, without + # and NUL",
-        ));
-    };
-    if !api.node.may_publish(topic.as_str()) {
-        return Err(Problem::forbidden("this topic is the broker's own"));
-    }
-    let qos = match request.qos {
-        0 => QoS::AtMostOnce,
-        1 => QoS::AtLeastOnce,
-        _ => return Err(Problem::invalid("/qos", "must be 0 or 1")),
-    };
-    let message = Outgoing {
-        topic,
-        payload: payload.into(),
-        qos,
-        retain: request.retain,
-        properties: PublishProperties::default(),
-        publisher: Text::from_static(""),
-        received_ms: wall_ms(),
-    };
-    let published = api.node.publish(message).await;
-    published
-        .map(|()| StatusCode::NO_CONTENT)
-        .map_err(|error| Problem::unavailable(error.to_string()))
 }
 
 pub(super) async fn config(State(api): Shared) -> Json<Value> {

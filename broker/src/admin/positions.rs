@@ -1,25 +1,21 @@
-//! Last positions and past alerts.
-
-use std::collections::HashMap;
+//! Last positions.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
+use axum::http::Uri;
 use meridian_geo_engine::{Coordinate, Located};
-use meridian_shard::log;
-use meridian_sinks::json as event_json;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
+use super::request::{LIMIT_MAX, Name, Parameters, wrong_cursor};
 use super::{Api, Shared};
 
-/// Results of one answer, at most.
-const LIMIT_MAX: usize = 10_000;
+/// Results of one answer, unless it is asked for another number.
 const LIMIT: usize = 100;
+/// Half the earth's circumference and a little more, metres: everything is within it.
+const RADIUS_MAX_M: f64 = 20_100_000.0;
 
-pub(super) async fn get(
-    State(api): Shared,
-    Path(device): Path<String>,
-) -> Result<Json<Value>, Problem> {
+pub(super) async fn get(State(api): Shared, Name(device): Name) -> Result<Json<Value>, Problem> {
     let newest = api
         .node
         .shards
@@ -32,58 +28,35 @@ pub(super) async fn get(
         .ok_or_else(|| Problem::not_found(format!("{device} is not known")))
 }
 
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq)]
+enum Place {
+    Nearest(Coordinate),
+    Within(Coordinate, f64),
+    /// West, south, east, north; with west above east it crosses the antimeridian (RFC 7946 §5.2).
+    Box([f64; 4]),
+    Fence(String),
+}
+
 /// `near=lon,lat&limit=k`, `near=lon,lat&radius_m=r`, `bbox=w,s,e,n`, or `fence=id`.
-pub(super) async fn query(
-    State(api): Shared,
-    Query(query): Query<HashMap<String, String>>,
-) -> Result<Json<Value>, Problem> {
-    let known = ["near", "limit", "radius_m", "bbox", "fence", "cursor"];
-    if let Some(unknown) = query.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(Problem::invalid(
-            unknown.clone(),
-            format!("is not known; there are {}", known.join(", ")),
-        ));
-    }
-    let limit = match query.get("limit") {
-        None => LIMIT,
-        Some(limit) => limit
-            .parse()
-            .ok()
-            .filter(|limit| (1..=LIMIT_MAX).contains(limit))
-            .ok_or_else(|| Problem::invalid("limit", format!("must be from 1 to {LIMIT_MAX}")))?,
-    };
-    let mut found = if let Some(near) = query.get("near") {
-        let [lon, lat] = numbers::<2>("near", near)?;
-        let at = Coordinate::from_degrees(lat, lon)
-            .ok_or_else(|| Problem::invalid("near", "must be lon,lat, in degrees"))?;
-        match query.get("radius_m") {
-            Some(radius) => {
-                let [radius] = numbers::<1>("radius_m", radius)?;
-                each(&api, |state| state.positions().within(at, radius))
+pub(super) async fn query(State(api): Shared, uri: Uri) -> Result<Json<Value>, Problem> {
+    let known = ["near", "radius_m", "bbox", "fence", "limit", "cursor"];
+    let parameters = Parameters::read(&uri, &known)?;
+    let limit = parameters.limit(LIMIT)?;
+    let place = place(&parameters)?;
+    let skip = skip(&parameters)?;
+    let mut found = match &place {
+        Place::Nearest(at) => each(&api, |state| state.positions().nearest(*at, limit)),
+        Place::Within(at, radius_m) => each(&api, |state| state.positions().within(*at, *radius_m)),
+        Place::Box([west, south, east, north]) => each(&api, |state| {
+            state.positions().in_box(*west, *south, *east, *north)
+        }),
+        Place::Fence(id) => {
+            if api.node.meta.lock().fences().get(id).is_none() {
+                return Err(Problem::not_found(format!("there is no fence {id}")).at("fence"));
             }
-            None => each(&api, |state| state.positions().nearest(at, limit)),
+            each(&api, |state| state.positions_in_fence(id))
         }
-    } else if let Some(bbox) = query.get("bbox") {
-        let [west, south, east, north] = numbers::<4>("bbox", bbox)?;
-        if south > north {
-            return Err(Problem::invalid(
-                "bbox",
-                "must be west,south,east,north with south below north",
-            ));
-        }
-        each(&api, |state| {
-            state.positions().in_box(west, south, east, north)
-        })
-    } else if let Some(fence) = query.get("fence") {
-        if api.node.meta.lock().fences().get(fence).is_none() {
-            return Err(Problem::not_found(format!("there is no fence {fence}")));
-        }
-        each(&api, |state| state.positions_in_fence(fence))
-    } else {
-        return Err(Problem::invalid(
-            "near",
-            "ask with near=lon,lat, bbox=w,s,e,n or fence=id",
-        ));
     };
     let by_distance = |located: &Located| located.distance_m.unwrap_or(0.0);
     found.sort_by(|a, b| {
@@ -91,61 +64,87 @@ pub(super) async fn query(
             .total_cmp(&by_distance(b))
             .then_with(|| a.device.cmp(&b.device))
     });
-    let nearest_only = query.contains_key("near") && !query.contains_key("radius_m");
-    let skip = if nearest_only { 0 } else { cursor(&query)? };
-    let more = !nearest_only && found.len() > skip + limit;
+    let more = !matches!(place, Place::Nearest(_)) && found.len() > skip + limit;
     let page: Vec<Value> = found.iter().skip(skip).take(limit).map(position).collect();
     let next = more.then(|| (skip + limit).to_string());
     Ok(Json(json!({ "data": page, "meta": { "cursor": next } })))
 }
 
-/// `since=` epoch milliseconds; newest page by `cursor`.
-pub(super) async fn alerts(
-    State(api): Shared,
-    Query(query): Query<HashMap<String, String>>,
-) -> Result<Json<Value>, Problem> {
-    let since: i64 = match query.get("since") {
-        None => i64::MIN,
-        Some(since) => since
-            .parse()
-            .map_err(|_| Problem::invalid("since", "must be epoch milliseconds"))?,
-    };
-    let skip = cursor(&query)?;
-    let mut found: Vec<(i64, Value)> = Vec::new();
-    for shard in api.node.shards.iter() {
-        let mut next = shard.state.lock().first_offset();
-        loop {
-            let events = shard
-                .events(next, 4096)
-                .map_err(|error| Problem::unavailable(error.to_string()))?;
-            let Some((last, _)) = events.last() else {
-                break;
-            };
-            next = last + 1;
-            for (_, event) in &events {
-                if let Some(log::event::Body::Alert(alert)) = &event.body
-                    && alert.ts_ms >= since
-                {
-                    let mut text = Vec::new();
-                    event_json::write_alert(&mut text, alert);
-                    found.push((
-                        alert.ts_ms,
-                        serde_json::from_slice(&text).unwrap_or(Value::Null),
-                    ));
+fn place(parameters: &Parameters) -> Result<Place, Problem> {
+    let radius_m = parameters
+        .numbers::<1>("radius_m")?
+        .map(|[radius_m]| radius_m);
+    let near = parameters.numbers::<2>("near")?;
+    let bbox = parameters.numbers::<4>("bbox")?;
+    let fence = parameters.get("fence");
+    if radius_m.is_some() && near.is_none() {
+        return Err(Problem::invalid("radius_m", "needs near=lon,lat"));
+    }
+    match (near, bbox, fence) {
+        (Some(near), None, None) => {
+            let at = at("near", near)?;
+            match radius_m {
+                None if parameters.get("cursor").is_some() => Err(Problem::invalid(
+                    "cursor",
+                    "the nearest come in one answer; ask for more with limit",
+                )),
+                None => Ok(Place::Nearest(at)),
+                Some(radius_m) if (0.0..=RADIUS_MAX_M).contains(&radius_m) => {
+                    Ok(Place::Within(at, radius_m))
                 }
+                Some(_) => Err(Problem::invalid(
+                    "radius_m",
+                    format!("must be from 0 to {RADIUS_MAX_M} metres"),
+                )),
             }
         }
+        (None, Some([west, south, east, north]), None) => {
+            at("bbox", [west, south])?;
+            at("bbox", [east, north])?;
+            if south > north {
+                return Err(Problem::invalid(
+                    "bbox",
+                    "must be west,south,east,north with south not above north",
+                ));
+            }
+            Ok(Place::Box([west, south, east, north]))
+        }
+        (None, None, Some(fence)) => Ok(Place::Fence(fence.to_owned())),
+        (None, None, None) => Err(Problem::invalid(
+            "near",
+            "is missing: ask with near=lon,lat, bbox=w,s,e,n or fence=id",
+        )),
+        (Some(_), Some(_), _) | (None, Some(_), Some(_)) => Err(Problem::invalid(
+            "bbox",
+            "ask with one of near, bbox and fence",
+        )),
+        (Some(_), None, Some(_)) => Err(Problem::invalid(
+            "fence",
+            "ask with one of near, bbox and fence",
+        )),
     }
-    found.sort_by_key(|(ts_ms, _)| *ts_ms);
-    let more = found.len() > skip + LIMIT_MAX;
-    let page: Vec<Value> = found
-        .into_iter()
-        .skip(skip)
-        .take(LIMIT_MAX)
-        .map(|(_, alert)| alert)
-        .collect();
-    let next = more.then(|| (skip + LIMIT_MAX).to_string());
-    Ok(Json(json!({ "data": page, "meta": { "cursor": next } })))
+}
+
+fn at(field: &str, [lon, lat]: [f64; 2]) -> Result<Coordinate, Problem> {
+    Coordinate::from_degrees(lat, lon).ok_or_else(|| {
+        Problem::invalid(
+            field,
+            format!(
+                "{lon},{lat} is no place: longitude is from -180 to 180 and comes first, latitude is from -90 to 90"
+            ),
+        )
+    })
+}
+
+/// How many results the answers before this one gave: what `cursor` says.
+fn skip(parameters: &Parameters) -> Result<usize, Problem> {
+    let Some(cursor) = parameters.get("cursor") else {
+        return Ok(0);
+    };
+    // The sum with a limit must stay a number.
+    let skip = cursor.parse().ok();
+    skip.filter(|skip| *skip <= usize::MAX - LIMIT_MAX)
+        .ok_or_else(wrong_cursor)
 }
 
 fn each(api: &Api, ask: impl Fn(&meridian_shard::ShardState) -> Vec<Located>) -> Vec<Located> {
@@ -180,25 +179,4 @@ fn position(located: &Located) -> Value {
         value["ignition"] = ignition.into();
     }
     value
-}
-
-fn cursor(query: &HashMap<String, String>) -> Result<usize, Problem> {
-    let Some(cursor) = query.get("cursor") else {
-        return Ok(0);
-    };
-    cursor
-        .parse()
-        .map_err(|_| Problem::invalid("cursor", "must be one that an answer gave"))
-}
-
-fn numbers<const N: usize>(field: &str, text: &str) -> Result<[f64; N], Problem> {
-    let read: Result<Vec<f64>, _> = text
-        .split(',')
-        .map(|number| number.trim().parse())
-        .collect();
-    let read = read
-        .ok()
-        .filter(|read| read.iter().all(|number: &f64| number.is_finite()));
-    read.and_then(|read| read.try_into().ok())
-        .ok_or_else(|| Problem::invalid(field, format!("must be {N} numbers with commas between")))
 }

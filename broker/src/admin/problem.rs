@@ -11,51 +11,56 @@ pub(super) struct Problem {
     status: StatusCode,
     title: &'static str,
     detail: String,
+    /// A JSON pointer into the body (RFC 6901), or the name of a parameter.
     field: Option<String>,
 }
 
 impl Problem {
-    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+    fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
         Problem {
-            status: StatusCode::NOT_FOUND,
-            title: "Not found",
+            status,
+            title,
             detail: detail.into(),
             field: None,
         }
     }
+
+    /// Says which field is meant.
+    pub(super) fn at(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "Not found", detail)
+    }
+    /// What was sent cannot be read at all.
+    pub(super) fn malformed(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "Malformed", detail).at(field)
+    }
+    /// What was sent can be read, and is not right.
     pub(super) fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        let (detail, field) = (detail.into(), Some(field.into()));
-        Problem {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
-            title: "Invalid",
-            detail,
-            field,
-        }
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", detail).at(field)
+    }
+    pub(super) fn too_large(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "Too large", detail).at(field)
+    }
+    pub(super) fn too_slow(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "Too slow", detail)
     }
     pub(super) fn unauthorised() -> Self {
-        let detail = "send the API's token: Authorization: Bearer …".into();
-        Problem {
-            status: StatusCode::UNAUTHORIZED,
-            title: "Unauthorized",
-            detail,
-            field: None,
-        }
+        let detail = "send the API's token: Authorization: Bearer …";
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", detail)
     }
-    pub(super) fn forbidden(detail: &str) -> Self {
-        Problem {
-            status: StatusCode::FORBIDDEN,
-            title: "Forbidden",
-            detail: detail.into(),
-            field: None,
-        }
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", detail)
+    }
+    pub(super) fn method_not_allowed() -> Self {
+        let detail = "what is served here does not know this method; the Allow header names those that it knows";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", detail)
     }
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
-        Problem {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            title: "Unavailable",
-            detail: detail.into(),
-            field: None,
-        }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", detail)
     }
 }
 

@@ -103,7 +103,10 @@ enum Event {
     Wrote,
     Eof,
     Failed(io::Error),
-    Mail { queue_grew: bool },
+    Mail {
+        queue_grew: bool,
+        oldest_ms: Option<i64>,
+    },
     Overtaken,
     Timeout,
 }
@@ -164,7 +167,10 @@ impl<S: Stream> Connection<S> {
                     self.lost();
                     return "failed";
                 }
-                Event::Mail { queue_grew } => self.take_mail(queue_grew),
+                Event::Mail {
+                    queue_grew,
+                    oldest_ms,
+                } => self.take_mail(queue_grew, oldest_ms),
                 Event::Overtaken => {
                     self.session.disconnect(ReasonCode::SessionTakenOver, None);
                 }
@@ -222,8 +228,14 @@ impl<S: Stream> Connection<S> {
                 }
                 self.gathering = false;
                 match link.handle.poll_take(link.owner, &mut self.mail, context) {
-                    Poll::Ready(Taken::Mail { queue_grew }) => {
-                        return Poll::Ready(Event::Mail { queue_grew });
+                    Poll::Ready(Taken::Mail {
+                        queue_grew,
+                        oldest_ms,
+                    }) => {
+                        return Poll::Ready(Event::Mail {
+                            queue_grew,
+                            oldest_ms,
+                        });
                     }
                     Poll::Ready(Taken::Overtaken) => return Poll::Ready(Event::Overtaken),
                     Poll::Pending => {}
@@ -332,7 +344,10 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn take_mail(&mut self, queue_grew: bool) {
+    fn take_mail(&mut self, queue_grew: bool, oldest_ms: Option<i64>) {
+        if let Some(received_ms) = oldest_ms {
+            self.node.counters.delivered(received_ms);
+        }
         let now = Instant::now();
         for mail in std::mem::take(&mut self.mail) {
             match mail {

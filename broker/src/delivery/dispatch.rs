@@ -39,7 +39,10 @@ impl Dispatch {
     /// Sends a message to one recipient, if it is there and keeps up.
     pub fn send(&self, message: &Outgoing, to: Recipient) {
         let delivery = message.delivery(to.qos, to.retain, to.subscription_ids, wall_ms(), None);
-        match to.session.deliver(delivery, self.limits) {
+        match to
+            .session
+            .deliver(delivery, message.received_ms, self.limits)
+        {
             // At QoS 0 nothing is kept for who is not there.
             Ok(()) | Err(Undelivered::Offline) => {}
             Err(Undelivered::SlowConsumer) => {

@@ -86,6 +86,8 @@ struct Inner {
     owner: u64,
     mail: VecDeque<Mail>,
     bytes: usize,
+    /// When the broker received the first message of `mail`, epoch milliseconds.
+    oldest_ms: Option<i64>,
     /// The replicated queue has grown.
     queue_grew: bool,
     waker: Option<Waker>,
@@ -98,6 +100,8 @@ pub enum Taken {
     Mail {
         /// The session's replicated queue has grown since the last time.
         queue_grew: bool,
+        /// When the broker received the first message of it, epoch milliseconds.
+        oldest_ms: Option<i64>,
     },
     /// Another connection owns the session now.
     Overtaken,
@@ -123,6 +127,7 @@ impl SessionHandle {
             let mut inner = self.inner.lock();
             inner.owner = owner;
             inner.mail.clear();
+            inner.oldest_ms = None;
             inner.bytes = 0;
             inner.waker.take()
         };
@@ -136,6 +141,7 @@ impl SessionHandle {
         let mut inner = self.inner.lock();
         (inner.owner == owner).then(|| {
             inner.owner = 0;
+            inner.oldest_ms = None;
             inner.bytes = 0;
             inner.waker = None;
             std::mem::take(&mut inner.mail)
@@ -153,11 +159,16 @@ impl SessionHandle {
         !matches!(self.inner.lock().owner, 0 | u64::MAX)
     }
 
-    /// Puts a message in, if there is room.
+    /// Puts a message in, if there is room. `received_ms`: when the broker received it, epoch milliseconds.
     ///
     /// # Errors
     /// [`Undelivered`]: nobody is there, or does not keep up.
-    pub fn deliver(&self, delivery: Delivery, limits: MailboxLimits) -> Result<(), Undelivered> {
+    pub fn deliver(
+        &self,
+        delivery: Delivery,
+        received_ms: i64,
+        limits: MailboxLimits,
+    ) -> Result<(), Undelivered> {
         let size = delivery.topic.as_str().len() + delivery.payload.len();
         let waker = {
             let mut inner = self.inner.lock();
@@ -178,6 +189,7 @@ impl SessionHandle {
                 return Err(Undelivered::SlowConsumer);
             }
             inner.bytes += size;
+            inner.oldest_ms.get_or_insert(received_ms);
             inner.mail.push_back(Mail::Deliver(delivery));
             inner.waker.take()
         };
@@ -253,6 +265,7 @@ impl SessionHandle {
         std::mem::swap(&mut inner.mail, into);
         Poll::Ready(Taken::Mail {
             queue_grew: std::mem::take(&mut inner.queue_grew),
+            oldest_ms: inner.oldest_ms.take(),
         })
     }
 

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-pub use tls::{TlsError, TlsFiles, acceptor};
+pub use tls::{TlsError, TlsFiles, acceptor, expires_at_s};
 
 use crate::connection;
 use crate::node::Node;

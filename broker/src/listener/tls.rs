@@ -86,6 +86,17 @@ pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// When the leaf of `files` expires, epoch seconds (RFC 5280 §4.1.2.5).
+///
+/// # Errors
+/// [`TlsError`] names the file.
+pub fn expires_at_s(files: &TlsFiles) -> Result<i64, TlsError> {
+    let chain = certificates(&files.cert)?;
+    let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0])
+        .map_err(|error| failed(&files.cert, &error))?;
+    Ok(leaf.validity().not_after.timestamp())
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = CertificateDer::pem_file_iter(path).map_err(|error| failed(path, &error))?;
     let chain: Vec<_> = read

@@ -7,7 +7,7 @@ mod upkeep;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meridian_raft::{Group, StateReader};
 use meridian_shard::{Admission, Reply, ShardState, log};
@@ -44,7 +44,8 @@ pub struct Shard {
     /// Every event below is in the queues of all persistent sessions that want it. Starts at 0 with the process.
     pub handed_over: AtomicU64,
     pub(crate) reader: StateReader,
-    pub(crate) proposals: mpsc::Sender<Box<Proposal>>,
+    /// Commands, each with its time of arrival.
+    pub(crate) proposals: mpsc::Sender<(Instant, Box<Proposal>)>,
 }
 
 impl Shard {
@@ -78,7 +79,7 @@ impl Shard {
     /// Waits while the shard has all the commands that it can hold: back-pressure, down to the socket.
     pub(crate) async fn submit_with(&self, proposal: Box<Proposal>) {
         // The receiver goes only when the node stops; whoever waits then finds its sender gone.
-        let _stopping = self.proposals.send(proposal).await;
+        let _stopping = self.proposals.send((Instant::now(), proposal)).await;
     }
 
     /// Up to `max` events from offset `from` on: from memory, or from disk where memory does not reach.

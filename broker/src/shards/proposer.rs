@@ -4,6 +4,7 @@
 //! lone publish waits for nobody, and many share one flush.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use meridian_mqtt::packet::PacketId;
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::machine::ShardMachine;
 use crate::clock::LeaderClock;
 use crate::delivery::{Mail, SessionHandle};
+use crate::telemetry;
 
 /// Commands of one entry.
 const COMMANDS_MAX: usize = 1024;
@@ -74,16 +76,21 @@ pub enum Refused {
 pub(crate) async fn run(
     group: Group<ShardMachine>,
     clock: Mutex<LeaderClock>,
-    mut queue: mpsc::Receiver<Box<Proposal>>,
+    mut queue: mpsc::Receiver<(Instant, Box<Proposal>)>,
     settled: impl Fn(&str) + Send + 'static,
 ) {
+    let publish_commit = telemetry::publish_commit();
     let mut proposals = Vec::with_capacity(COMMANDS_MAX);
     while queue.recv_many(&mut proposals, COMMANDS_MAX).await > 0 {
         while !proposals.is_empty() {
             let count = entry_length(&proposals);
             let mut commands = Vec::with_capacity(count);
             let mut waiters = Vec::with_capacity(count);
-            for proposal in proposals.drain(..count) {
+            let mut first_publish = None;
+            for (arrived, proposal) in proposals.drain(..count) {
+                if is_publish(&proposal.command) {
+                    first_publish.get_or_insert(arrived);
+                }
                 commands.push(log::Command {
                     body: Some(proposal.command),
                 });
@@ -98,6 +105,9 @@ pub(crate) async fn run(
                 .await
                 .map_err(|error| refusal(&error));
             metrics::counter!("meridian_shard_entries_total").increment(1);
+            if let (Ok(_), Some(arrived)) = (&outcome, first_publish) {
+                publish_commit.record(arrived.elapsed());
+            }
             for (at, waiter) in waiters.into_iter().enumerate() {
                 let reply = match &outcome {
                     Ok(replies) => replies.get(at).cloned().ok_or(Refused::Unknown),
@@ -110,14 +120,21 @@ pub(crate) async fn run(
 }
 
 /// How many of the waiting commands make one entry: at least one.
-fn entry_length(proposals: &[Box<Proposal>]) -> usize {
+fn entry_length(proposals: &[(Instant, Box<Proposal>)]) -> usize {
     let mut bytes = 0;
     let mut fits = |proposal: &Proposal| {
         bytes += size_hint(&proposal.command);
         bytes <= ENTRY_BYTES_MAX
     };
-    let fitting = proposals.iter().take_while(|proposal| fits(proposal));
+    let fitting = proposals.iter().take_while(|(_, proposal)| fits(proposal));
     fitting.count().max(1)
+}
+
+fn is_publish(command: &log::command::Body) -> bool {
+    matches!(
+        command,
+        log::command::Body::Publish(_) | log::command::Body::Fixes(_)
+    )
 }
 
 fn size_hint(command: &log::command::Body) -> usize {

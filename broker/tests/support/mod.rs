@@ -83,6 +83,24 @@ impl Broker {
         self.wait_until_ready();
     }
 
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits for the process to end.
+    pub fn wait_until_stopped(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the broker did not stop in time: {}", self.log());
+    }
+
     pub fn api(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}/api/v1/{path}", self.http)
     }
@@ -147,6 +165,19 @@ fn spawn(folder: &Path) -> Child {
         .stderr(log)
         .spawn()
         .unwrap()
+}
+
+/// A self-signed certificate of `localhost` that expires after `lifetime`: its folder, and the paths of certificate and key.
+pub fn certificate(lifetime: Duration) -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    parameters.not_after = (std::time::SystemTime::now() + lifetime).into();
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let certificate = parameters.self_signed(&pair).unwrap();
+    let (cert, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+    std::fs::write(&cert, certificate.pem()).unwrap();
+    std::fs::write(&key, pair.serialize_pem()).unwrap();
+    (folder, cert, key)
 }
 
 /// One row of a trace as a payload, and its device.
