@@ -13,10 +13,10 @@ use meridian_mqtt::packet::{
 use meridian_mqtt::reason::ReasonCode;
 use meridian_mqtt::text::Text;
 use meridian_mqtt::topic::{TopicFilter, TopicName};
-use rustls::pki_types::pem::PemObject as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+pub(super) use super::tls::Tls;
 use crate::connection::Stream;
 
 /// How to reach a broker, and as whom.
@@ -25,6 +25,7 @@ pub(super) struct Options {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) tls: Option<Tls>,
+    pub(super) websocket: bool,
     pub(super) version: Version,
     pub(super) client_id: String,
     pub(super) clean_start: bool,
@@ -33,13 +34,6 @@ pub(super) struct Options {
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
     pub(super) will: Option<(String, Bytes, QoS, bool)>,
-}
-
-/// Certificates for TLS.
-#[derive(Debug, Clone)]
-pub(super) struct Tls {
-    pub(super) cafile: std::path::PathBuf,
-    pub(super) pair: Option<(std::path::PathBuf, std::path::PathBuf)>,
 }
 
 /// A connected client.
@@ -69,7 +63,7 @@ impl Client {
             Some(tls) => {
                 let name = rustls::pki_types::ServerName::try_from(options.host.clone())
                     .map_err(|error| error.to_string())?;
-                let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_config(tls)?));
+                let connector = tokio_rustls::TlsConnector::from(Arc::new(tls.config()?));
                 Box::new(
                     connector
                         .connect(name, tcp)
@@ -77,6 +71,12 @@ impl Client {
                         .map_err(|error| format!("{place}: {error}"))?,
                 )
             }
+        };
+        let stream: Box<dyn Stream> = if options.websocket {
+            let websocket = crate::listener::connect_websocket(stream, &place).await;
+            Box::new(websocket.map_err(|error| format!("{place}: {error}"))?)
+        } else {
+            stream
         };
         let mut client = Client {
             stream,
@@ -291,37 +291,4 @@ fn connect_packet(options: &Options) -> Result<Connect, String> {
         password: options.password.clone().map(Bytes::from),
         properties,
     })
-}
-
-fn tls_config(tls: &Tls) -> Result<rustls::ClientConfig, String> {
-    let failed = |path: &std::path::Path, error: &dyn ToString| {
-        format!("{}: {}", path.display(), error.to_string())
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    let read = rustls::pki_types::CertificateDer::pem_file_iter(&tls.cafile)
-        .map_err(|error| failed(&tls.cafile, &error))?;
-    for certificate in read {
-        let certificate = certificate.map_err(|error| failed(&tls.cafile, &error))?;
-        roots
-            .add(certificate)
-            .map_err(|error| failed(&tls.cafile, &error))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots);
-    let Some((cert, key)) = &tls.pair else {
-        return Ok(builder.with_no_client_auth());
-    };
-    let chain = rustls::pki_types::CertificateDer::pem_file_iter(cert)
-        .map_err(|error| failed(cert, &error))?;
-    let chain: Vec<_> = chain
-        .collect::<Result<_, _>>()
-        .map_err(|error| failed(cert, &error))?;
-    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| failed(key, &error))?;
-    builder
-        .with_client_auth_cert(chain, key)
-        .map_err(|error| error.to_string())
 }

@@ -222,6 +222,7 @@ async fn drive(
         host: "127.0.0.1".into(),
         port,
         tls: None,
+        websocket: false,
         version: Version::V5,
         client_id: format!("demo-{device}"),
         clean_start: true,

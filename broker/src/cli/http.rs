@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::{ApiArgs, Outcome};
+use super::Outcome;
+use super::api::{ApiArgs, escaped, rows, table, word};
+use super::terminal::{printable, printable_json};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FenceCommand {
@@ -115,6 +117,29 @@ pub(super) enum ShardCommand {
     List(#[command(flatten)] ApiArgs),
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// List nodes
+    List(#[command(flatten)] ApiArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// Show nodes, and shards with their leaders
+    Status(#[command(flatten)] ApiArgs),
+}
+
+const NODE_COLUMNS: &[&str] = &["id", "version", "uptime_s", "connections", "shards"];
+const SHARD_COLUMNS: &[&str] = &[
+    "shard",
+    "leader",
+    "applied_index",
+    "devices",
+    "sessions",
+    "retained",
+    "events_next",
+];
+
 pub(super) fn fence(command: FenceCommand) -> Outcome {
     match command {
         FenceCommand::List(api) => {
@@ -141,7 +166,14 @@ pub(super) fn fence(command: FenceCommand) -> Outcome {
         }
         FenceCommand::Put { file, replace, api } => put_fences(&file, replace, &api),
         FenceCommand::Get { id, api } => {
-            say!("{}", api.get(&format!("/api/v1/fences/{}", escaped(&id)))?);
+            let feature = api
+                .get(&format!("/api/v1/fences/{}", escaped(&id)))?
+                .to_string();
+            if api.json {
+                say!("{feature}");
+            } else {
+                say!("{}", printable_json(&feature));
+            }
             Ok(())
         }
         FenceCommand::Rm { id, api } => {
@@ -176,14 +208,14 @@ fn put_fences(file: &std::path::Path, replace: bool, api: &ApiArgs) -> Outcome {
                 "/features/{at}: a fence needs an id, as the Feature's id or properties.id"
             ));
         }
-        let id = word(id);
+        let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
         let put = api.send(
             "PUT",
             &format!("/api/v1/fences/{}", escaped(&id)),
             Some(&feature.to_string()),
         );
         put.map_err(|error| format!("/features/{at} ({id}): {error}"))?;
-        say!("{id}");
+        say!("{}", printable(&id));
     }
     Ok(())
 }
@@ -216,7 +248,7 @@ pub(super) fn position(command: PositionCommand) -> Outcome {
                 (_, _, _, Some(fence)) => format!("fence={}", escaped(&fence)),
                 _ => return Err("say --near and --radius-m, --bbox or --fence".into()),
             };
-            let answer = api.get(&format!("/api/v1/positions?{query}&limit=10000"))?;
+            let answer = api.list(&format!("/api/v1/positions?{query}&limit=10000"))?;
             (api, answer)
         }
     };
@@ -274,106 +306,25 @@ pub(super) fn sink(command: SinkCommand) -> Outcome {
 }
 
 pub(super) fn shard(ShardCommand::List(api): ShardCommand) -> Outcome {
-    rows(
-        &api,
-        "/api/v1/shards",
-        &[
-            "shard",
-            "leader",
-            "applied_index",
-            "devices",
-            "sessions",
-            "retained",
-            "events_next",
-        ],
-    )
+    rows(&api, "/api/v1/shards", SHARD_COLUMNS)
 }
 
-fn rows(api: &ApiArgs, path: &str, columns: &[&str]) -> Outcome {
-    let answer = api.get(path)?;
+pub(super) fn node(NodeCommand::List(api): NodeCommand) -> Outcome {
+    rows(&api, "/api/v1/nodes", NODE_COLUMNS)
+}
+
+pub(super) fn cluster(ClusterCommand::Status(api): ClusterCommand) -> Outcome {
+    let nodes = api.list("/api/v1/nodes")?;
+    let shards = api.list("/api/v1/shards")?;
     if api.json {
-        say!("{answer}");
-        return Ok(());
-    }
-    say!("{}", columns.join("\t"));
-    for row in answer["data"].as_array().into_iter().flatten() {
         say!(
             "{}",
-            columns
-                .iter()
-                .map(|column| word(&row[*column]))
-                .collect::<Vec<_>>()
-                .join("\t")
+            serde_json::json!({ "nodes": nodes["data"], "shards": shards["data"] })
         );
+        return Ok(());
     }
+    table(&nodes, NODE_COLUMNS);
+    say!("");
+    table(&shards, SHARD_COLUMNS);
     Ok(())
-}
-
-fn word(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// Percent-encodes what a path or a query cannot hold (RFC 3986 §2.3).
-fn escaped(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~,".contains(&byte);
-    text.bytes()
-        .map(|byte| {
-            if plain(byte) {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
-}
-
-impl ApiArgs {
-    fn get(&self, path: &str) -> Result<Value, String> {
-        let text = self.call("GET", path, None)?;
-        serde_json::from_str(&text)
-            .map_err(|error| format!("{}{path} answered with no JSON: {error}", self.api))
-    }
-
-    fn send(&self, method: &str, path: &str, body: Option<&str>) -> Outcome {
-        self.call(method, path, body).map(|_| ())
-    }
-
-    fn call(&self, method: &str, path: &str, body: Option<&str>) -> Result<String, String> {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(std::time::Duration::from_secs(60)))
-            .build()
-            .into();
-        let url = format!("{}{path}", self.api.trim_end_matches('/'));
-        let mut request = ureq::http::Request::builder().method(method).uri(&url);
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
-        let request = request
-            .header("Content-Type", "application/json")
-            .body(body.unwrap_or("").to_owned());
-        let request = request.map_err(|error| format!("{url}: {error}"))?;
-        let mut response = agent.run(request).map_err(|error| {
-            format!("{url}: {error}; is a node running there? (meridian serve, or --api URL)")
-        })?;
-        let text = response
-            .body_mut()
-            .with_config()
-            .limit(1 << 30)
-            .read_to_string()
-            .map_err(|error| format!("{url}: {error}"))?;
-        if response.status().is_success() {
-            return Ok(text);
-        }
-        let problem: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        let detail = problem["detail"].as_str().unwrap_or(&text);
-        Err(match problem["field"].as_str() {
-            Some(field) => format!("{field}: {detail}"),
-            None => detail.to_owned(),
-        })
-    }
 }

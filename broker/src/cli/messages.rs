@@ -1,16 +1,21 @@
 //! `meridian pub` and `meridian sub`, with mosquitto's letters.
 
-use std::io::{BufRead as _, Write as _};
+use std::future::Future;
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use clap::{ArgAction, Args};
-use meridian_mqtt::packet::{Packet, QoS, Version};
+use meridian_mqtt::packet::{Ack, Packet, Publish, QoS, Version};
 use meridian_mqtt::reason::ReasonCode;
+use tokio::time::Instant;
 
 use super::Outcome;
 use super::client::{Client, Options, Tls};
+use super::format::Format;
+use super::terminal::printable;
 
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
@@ -21,7 +26,7 @@ struct ConnectArgs {
     /// The broker's host
     #[arg(short = 'h', long, default_value = "127.0.0.1")]
     host: String,
-    /// The broker's port; 1883, or 8883 with --cafile
+    /// The broker's port; 1883, or 8883 with --cafile, or 8083 and 8084 with --ws
     #[arg(short, long)]
     port: Option<u16>,
     /// The client's id; a random one without it
@@ -42,6 +47,12 @@ struct ConnectArgs {
     /// Use TLS, trusting these certificates (PEM)
     #[arg(long)]
     cafile: Option<PathBuf>,
+    /// Do not check that the broker's certificate is for its host; for tests only
+    #[arg(long, requires = "cafile")]
+    insecure: bool,
+    /// Speak MQTT over WebSocket, path /mqtt
+    #[arg(long)]
+    ws: bool,
     /// The client's certificate (PEM)
     #[arg(long, requires = "key", requires = "cafile")]
     cert: Option<PathBuf>,
@@ -72,21 +83,32 @@ pub(super) struct PubArgs {
     /// The topic
     #[arg(short, long)]
     topic: String,
+    #[command(flatten)]
+    payload: Payload,
+    /// Retain the message
+    #[arg(short, long)]
+    retain: bool,
+}
+
+/// What to publish: one of these.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Payload {
     /// The payload
-    #[arg(short, long, conflicts_with_all = ["file", "lines", "null"])]
+    #[arg(short, long)]
     message: Option<String>,
     /// A file's content as the payload
     #[arg(short, long)]
     file: Option<PathBuf>,
+    /// All of standard input as the payload
+    #[arg(short = 's', long = "stdin-file")]
+    stdin: bool,
     /// Each line of standard input as a payload
-    #[arg(short, long)]
+    #[arg(short, long = "stdin-line", alias = "lines")]
     lines: bool,
     /// An empty payload
-    #[arg(short, long)]
+    #[arg(short, long = "null-message", alias = "null")]
     null: bool,
-    /// Retain the message
-    #[arg(short, long)]
-    retain: bool,
 }
 
 #[derive(Debug, Args)]
@@ -99,11 +121,15 @@ pub(super) struct SubArgs {
     /// Print the topic before the payload
     #[arg(short, long)]
     verbose: bool,
+    /// Print each message in this format: %t topic, %p payload, %x %X hexadecimal, %l length, %q QoS, %r retained, %m
+    /// packet identifier, %I ISO time, %U Unix time, %j JSON, %J JSON with a JSON payload
+    #[arg(short = 'F', long = "output-format", conflicts_with = "verbose")]
+    format: Option<String>,
     /// Leave after so many messages
-    #[arg(short = 'C', long)]
+    #[arg(short = 'C', long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Leave after so many seconds
-    #[arg(short = 'W', long)]
+    /// Leave after so many seconds, with exit code 27
+    #[arg(short = 'W', long, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     timeout: Option<u64>,
     /// Keep the session while away (needs -i)
     #[arg(short = 'c', long, requires = "id")]
@@ -121,24 +147,16 @@ pub(super) fn publish(args: PubArgs) -> Outcome {
     let qos = level(args.connect.qos);
     super::runtime()?.block_on(async {
         let mut client = Client::connect(&options).await?;
-        if args.lines {
-            for line in std::io::stdin().lock().lines() {
-                let line = line.map_err(|error| error.to_string())?;
+        if args.payload.lines {
+            // Lines are bytes: a payload need not be text.
+            for line in std::io::stdin().lock().split(b'\n') {
+                let line = line.map_err(|error| format!("standard input: {error}"))?;
                 client
                     .publish(&args.topic, Bytes::from(line), qos, args.retain)
                     .await?;
             }
         } else {
-            let payload = match (&args.message, &args.file) {
-                (Some(message), _) => Bytes::from(message.clone()),
-                (None, Some(file)) => Bytes::from(
-                    std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?,
-                ),
-                (None, None) if args.null => Bytes::new(),
-                (None, None) => {
-                    return Err("say what to publish: -m TEXT, -f FILE, -l or -n".into());
-                }
-            };
+            let payload = args.payload.read()?;
             client
                 .publish(&args.topic, payload, qos, args.retain)
                 .await?;
@@ -147,95 +165,165 @@ pub(super) fn publish(args: PubArgs) -> Outcome {
     })
 }
 
-pub(super) fn subscribe(args: SubArgs) -> Outcome {
+impl Payload {
+    /// The one payload that these say.
+    fn read(&self) -> Result<Bytes, String> {
+        if let Some(message) = &self.message {
+            return Ok(Bytes::from(message.clone()));
+        }
+        if let Some(file) = &self.file {
+            let content = std::fs::read(file);
+            return content
+                .map(Bytes::from)
+                .map_err(|error| format!("{}: {error}", file.display()));
+        }
+        let mut all = Vec::new();
+        if self.stdin {
+            std::io::stdin()
+                .read_to_end(&mut all)
+                .map_err(|error| format!("standard input: {error}"))?;
+        }
+        Ok(Bytes::from(all))
+    }
+}
+
+/// Exit code of `sub` whose time was over, as mosquitto_sub has it.
+const TIMED_OUT: u8 = 27;
+
+pub(super) fn subscribe(args: SubArgs) -> Result<ExitCode, String> {
     let expiry = if args.disable_clean_session {
         args.session_expiry_interval
     } else {
         0
     };
     let options = args.connect.options(!args.disable_clean_session, expiry)?;
-    let timeout = args.timeout.map(Duration::from_secs);
+    let format = match (&args.format, args.verbose) {
+        (Some(format), _) => format,
+        (None, true) => "%t %p",
+        (None, false) => "%p",
+    };
+    let format = Format::read(format)?;
     super::runtime()?.block_on(async {
-        let reading = follow(&args, &options);
-        match timeout {
-            Some(timeout) => tokio::time::timeout(timeout, reading)
-                .await
-                .unwrap_or(Ok(())),
-            None => reading.await,
-        }
+        let deadline = args
+            .timeout
+            .map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let subscriber = Subscriber {
+            args: &args,
+            options: &options,
+            format: &format,
+            deadline,
+        };
+        Ok(match subscriber.run().await? {
+            Some(()) => ExitCode::SUCCESS,
+            None => ExitCode::from(TIMED_OUT),
+        })
     })
 }
 
-/// Prints what comes; connects again when the connection is lost after it once stood.
-async fn follow(args: &SubArgs, options: &Options) -> Outcome {
-    let mut left = args.count.unwrap_or(u64::MAX);
-    let mut client = Client::connect(options).await?;
-    client
-        .subscribe(&args.topic, level(args.connect.qos), !args.no_retained)
-        .await?;
-    while left > 0 {
-        let lost = match client.receive().await {
-            Ok(Packet::Publish(publish)) => {
-                print(
-                    args.verbose,
-                    publish.topic.as_ref().map_or("", |topic| topic.as_str()),
-                    &publish.payload,
-                )?;
-                left -= 1;
-                if let Some(packet_id) = publish.packet_id {
-                    let ack = meridian_mqtt::packet::Ack {
-                        packet_id,
-                        reason: ReasonCode::Success,
-                        reason_string: None,
-                        user: Vec::new(),
-                    };
-                    let answer = if publish.qos == QoS::ExactlyOnce {
-                        Packet::PubRec(ack)
-                    } else {
-                        Packet::PubAck(ack)
-                    };
-                    client.send(&answer).await.err()
-                } else {
-                    None
-                }
-            }
-            Ok(Packet::PubRel(ack)) => client.send(&Packet::PubComp(ack)).await.err(),
-            Ok(Packet::Disconnect(disconnect)) => {
-                Some(format!("the broker left: {}", disconnect.reason))
-            }
-            Ok(_) => None,
-            Err(error) => Some(error),
-        };
-        let Some(lost) = lost else { continue };
-        eprintln!("meridian: {lost}; connecting again");
-        client = loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            match Client::connect(options).await {
-                Ok(mut client) => {
-                    client
-                        .subscribe(&args.topic, level(args.connect.qos), !args.no_retained)
-                        .await?;
-                    break client;
-                }
-                Err(error) => eprintln!("meridian: {error}"),
-            }
-        };
-    }
-    client.disconnect().await
+/// `meridian sub`, under way.
+struct Subscriber<'a> {
+    args: &'a SubArgs,
+    options: &'a Options,
+    format: &'a Format,
+    deadline: Option<Instant>,
 }
 
-fn print(verbose: bool, topic: &str, payload: &[u8]) -> Outcome {
-    let mut out = std::io::stdout().lock();
-    let mut line = Vec::with_capacity(topic.len() + payload.len() + 2);
-    if verbose {
-        line.extend_from_slice(topic.as_bytes());
-        line.push(b' ');
+impl Subscriber<'_> {
+    /// Prints what comes until the count is reached, or `None` when the time is over. Connects again when the
+    /// connection is lost after it once stood.
+    async fn run(&self) -> Result<Option<()>, String> {
+        let mut left = self.args.count.unwrap_or(u64::MAX);
+        let Some(client) = self.within(self.connect()).await else {
+            return Ok(None);
+        };
+        let mut client = client?;
+        while left > 0 {
+            let Some(received) = self.within(client.receive()).await else {
+                client.disconnect().await?;
+                return Ok(None);
+            };
+            let lost = match received {
+                Ok(Packet::Publish(publish)) => {
+                    self.print(&publish)?;
+                    left -= 1;
+                    acknowledge(&mut client, &publish).await.err()
+                }
+                Ok(Packet::PubRel(ack)) => client.send(&Packet::PubComp(ack)).await.err(),
+                Ok(Packet::Disconnect(disconnect)) => {
+                    Some(format!("the broker left: {}", disconnect.reason))
+                }
+                Ok(_) => None,
+                Err(error) => Some(error),
+            };
+            let Some(lost) = lost else { continue };
+            eprintln!("meridian: {}; connecting again", printable(&lost));
+            let Some(again) = self.within(self.connect_again()).await else {
+                return Ok(None);
+            };
+            client = again;
+        }
+        client.disconnect().await.map(Some)
     }
-    line.extend_from_slice(payload);
-    line.push(b'\n');
-    out.write_all(&line)
-        .and_then(|()| out.flush())
-        .map_err(|error| error.to_string())
+
+    /// What `future` comes to, or `None` when the time is over.
+    async fn within<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        match self.deadline {
+            None => Some(future.await),
+            Some(deadline) => tokio::time::timeout_at(deadline, future).await.ok(),
+        }
+    }
+
+    async fn connect(&self) -> Result<Client, String> {
+        let mut client = Client::connect(self.options).await?;
+        let qos = level(self.args.connect.qos);
+        client
+            .subscribe(&self.args.topic, qos, !self.args.no_retained)
+            .await?;
+        Ok(client)
+    }
+
+    async fn connect_again(&self) -> Client {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            match self.connect().await {
+                Ok(client) => return client,
+                Err(error) => eprintln!("meridian: {}", printable(&error)),
+            }
+        }
+    }
+
+    fn print(&self, publish: &Publish) -> Outcome {
+        let line = match self.format.line(publish, SystemTime::now()) {
+            Ok(line) => line,
+            // One message that does not fit the format is no reason to miss the next.
+            Err(error) => {
+                eprintln!("meridian: {}", printable(&error));
+                return Ok(());
+            }
+        };
+        let mut out = std::io::stdout().lock();
+        out.write_all(&line)
+            .and_then(|()| out.flush())
+            .map_err(|error| error.to_string())
+    }
+}
+
+async fn acknowledge(client: &mut Client, publish: &Publish) -> Outcome {
+    let Some(packet_id) = publish.packet_id else {
+        return Ok(());
+    };
+    let ack = Ack {
+        packet_id,
+        reason: ReasonCode::Success,
+        reason_string: None,
+        user: Vec::new(),
+    };
+    let answer = if publish.qos == QoS::ExactlyOnce {
+        Packet::PubRec(ack)
+    } else {
+        Packet::PubAck(ack)
+    };
+    client.send(&answer).await
 }
 
 fn level(qos: u8) -> QoS {
@@ -256,8 +344,14 @@ impl ConnectArgs {
         let tls = self.cafile.clone().map(|cafile| Tls {
             cafile,
             pair: self.cert.clone().zip(self.key.clone()),
+            any_host: self.insecure,
         });
-        let port = self.port.unwrap_or(if tls.is_some() { 8883 } else { 1883 });
+        let port = self.port.unwrap_or(match (self.ws, tls.is_some()) {
+            (false, false) => 1883,
+            (false, true) => 8883,
+            (true, false) => 8083,
+            (true, true) => 8084,
+        });
         let unique = format!(
             "meridian-{}-{}",
             std::process::id(),
@@ -267,6 +361,7 @@ impl ConnectArgs {
             host: self.host.clone(),
             port,
             tls,
+            websocket: self.ws,
             version,
             client_id: self.id.clone().unwrap_or(unique),
             clean_start,

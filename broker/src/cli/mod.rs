@@ -1,6 +1,6 @@
 //! The command line: one node, the demo, and the commands that speak with a running node.
 //!
-//! Exit codes: 0 done, 1 refused, 2 usage.
+//! Exit codes: 0 done, 1 refused, 2 usage; 27 for `sub` whose time was over, as mosquitto_sub has it.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -17,17 +17,23 @@ macro_rules! say {
     }};
 }
 
+mod api;
 mod client;
 mod demo;
+mod format;
 mod http;
 mod messages;
 mod serve;
+mod terminal;
+mod tls;
 mod users;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
+
+use terminal::printable_lines;
 
 /// The broker that knows where things are.
 #[derive(Debug, Parser)]
@@ -59,6 +65,12 @@ enum Command {
     /// List, pause and resume sinks
     #[command(subcommand)]
     Sink(http::SinkCommand),
+    /// Show how the cluster stands
+    #[command(subcommand)]
+    Cluster(http::ClusterCommand),
+    /// List nodes
+    #[command(subcommand)]
+    Node(http::NodeCommand),
     /// List shards
     #[command(subcommand)]
     Shard(http::ShardCommand),
@@ -80,20 +92,6 @@ enum ConfigCommand {
     },
 }
 
-/// Where the HTTP API is.
-#[derive(Debug, Args)]
-struct ApiArgs {
-    /// The node's HTTP API
-    #[arg(long, default_value = "http://127.0.0.1:18083", env = "MERIDIAN_API")]
-    api: String,
-    /// The API's token, needed off loopback
-    #[arg(long, env = "MERIDIAN_API_TOKEN", hide_env_values = true)]
-    token: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
 /// How a command ended.
 type Outcome = Result<(), String>;
 
@@ -109,18 +107,22 @@ pub fn run() -> ExitCode {
         Command::Position(command) => http::position(command),
         Command::Client(command) => http::client(command),
         Command::Sink(command) => http::sink(command),
+        Command::Cluster(command) => http::cluster(command),
+        Command::Node(command) => http::node(command),
         Command::Shard(command) => http::shard(command),
         Command::User(command) => users::run(command),
         Command::Pub(args) => messages::publish(args),
-        Command::Sub(args) => messages::subscribe(args),
+        Command::Sub(args) => return ended(messages::subscribe(args)),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("meridian: {message}");
-            ExitCode::from(1)
-        }
-    }
+    ended(outcome.map(|()| ExitCode::SUCCESS))
+}
+
+fn ended(outcome: Result<ExitCode, String>) -> ExitCode {
+    outcome.unwrap_or_else(|message| {
+        // It may quote what came from outside.
+        eprintln!("meridian: {}", printable_lines(&message));
+        ExitCode::from(1)
+    })
 }
 
 /// A runtime with a thread for each processor that this process may use.

@@ -6,6 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Outcome;
+use super::terminal::printable;
 use crate::config::Config;
 use crate::server::Server;
 
@@ -46,7 +47,7 @@ pub(super) fn check(file: &Path) -> Outcome {
         }
         Err(error) => {
             for mistake in &error.0 {
-                say!("{mistake}");
+                say!("{}", printable(&mistake.to_string()));
             }
             let count = error.0.len();
             Err(format!(

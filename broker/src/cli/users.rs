@@ -1,7 +1,7 @@
 //! `meridian user`: a users file with argon2id hashes.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,11 @@ use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
 use super::Outcome;
+use super::terminal::printable;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum UserCommand {
-    /// Add a user, or give one a new password, which is read from standard input
+    /// Add a user, or give one a new password, which is asked for, or is the first line of standard input
     Add {
         /// The user's name
         name: String,
@@ -58,12 +59,7 @@ pub(super) fn run(command: UserCommand) -> Outcome {
     match command {
         UserCommand::Add { name, file } => {
             let mut users = read(&file)?;
-            eprint!("password: ");
-            let mut password = String::new();
-            std::io::stdin()
-                .read_line(&mut password)
-                .map_err(|error| error.to_string())?;
-            let password = password.trim_end_matches(['\r', '\n']);
+            let password = read_password()?;
             if password.is_empty() {
                 return Err("an empty password is refused: anybody could guess it".into());
             }
@@ -92,10 +88,27 @@ pub(super) fn run(command: UserCommand) -> Outcome {
             if json {
                 say!("{}", serde_json::json!(names));
             } else {
-                names.iter().for_each(|name| say!("{name}"));
+                names.iter().for_each(|name| say!("{}", printable(name)));
             }
             Ok(())
         }
+    }
+}
+
+/// Asks twice and without an echo on a terminal; takes one line of whatever else standard input is.
+fn read_password() -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("the password could not be read: {error}");
+    if !std::io::stdin().is_terminal() {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map_err(failed)?;
+        return Ok(line.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    let password = rpassword::prompt_password("password: ").map_err(failed)?;
+    let again = rpassword::prompt_password("once more: ").map_err(failed)?;
+    if password == again {
+        Ok(password)
+    } else {
+        Err("the two passwords differ".into())
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 pub use tls::{TlsError, TlsFiles, acceptor, expires_at_s};
+pub(crate) use websocket::connect as connect_websocket;
 
 use crate::connection;
 use crate::node::Node;

@@ -9,6 +9,7 @@ use bytes::{Buf as _, Bytes};
 use futures::{Sink as _, Stream as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{
     HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL,
@@ -20,7 +21,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 const FRAME_MAX: usize = 1 << 20;
 
 /// The bytes in the binary frames of a WebSocket.
-pub(super) struct WebSocketBytes<S> {
+pub(crate) struct WebSocketBytes<S> {
     inner: WebSocketStream<S>,
     rest: Bytes,
 }
@@ -42,6 +43,26 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             rest: Bytes::new(),
         })
         .map_err(io::Error::other)
+}
+
+/// Does the client's side of the handshake with the broker at `place`, `host:port`.
+pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    place: &str,
+) -> io::Result<WebSocketBytes<S>> {
+    let mut request = format!("ws://{place}/mqtt")
+        .into_client_request()
+        .map_err(io::Error::other)?;
+    request
+        .headers_mut()
+        .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mqtt"));
+    let (inner, _response) = tokio_tungstenite::client_async(request, stream)
+        .await
+        .map_err(io::Error::other)?;
+    Ok(WebSocketBytes {
+        inner,
+        rest: Bytes::new(),
+    })
 }
 
 #[allow(clippy::result_large_err, reason = "the library's signature")]
