@@ -11,7 +11,9 @@ use meridian_mqtt::reason::ReasonCode;
 use meridian_mqtt::session::Limits;
 use meridian_mqtt::text::Text;
 use meridian_mqtt::topic::TopicFilter;
-use meridian_raft::{Group, GroupOptions, OpenError, OpenGroupError, Storage, StorageOptions};
+use meridian_raft::{
+    Birth, Group, GroupOptions, OpenError, OpenGroupError, Storage, StorageOptions, Transport,
+};
 use meridian_shard::{Admission, FenceCatalog, MetaState, ShardState, log};
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -149,12 +151,15 @@ impl Node {
         let (errands, errand_queue) = Errands::channel();
         let (stop, stopped) = watch::channel(false);
 
+        let transport = Transport::alone(group_options.node);
         let meta = Arc::new(Mutex::new(MetaState::default()));
         let meta_group = Group::open(
             &storage,
             "meta",
             &group_options,
             MetaMachine::new(Arc::clone(&meta)),
+            &transport,
+            Birth::Alone,
         )
         .await?;
         lead(&meta_group).await?;
@@ -180,7 +185,15 @@ impl Node {
                 errands: errands.clone(),
             };
             let machine = ShardMachine::new(Arc::clone(&state), catalog.clone(), Arc::new(effects));
-            let group = Group::open(&storage, &name, &group_options, machine).await?;
+            let group = Group::open(
+                &storage,
+                &name,
+                &group_options,
+                machine,
+                &transport,
+                Birth::Alone,
+            )
+            .await?;
             lead(&group).await?;
             tail.start_at(state.lock().next_offset());
             let admission = Arc::new(Mutex::new(Admission::default()));

@@ -1,5 +1,7 @@
 //! Between openraft's values and the messages of `meridian.raft.v1`. The only place that knows both.
 
+pub(crate) mod messages;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;

@@ -4,18 +4,29 @@
 //! geography. The consensus is openraft's and stays inside; what stands on disk is our own format
 //! (`meridian.raft.v1`).
 //!
-//! Today a group has one voter, its own node: there is no transport between nodes yet, and what would need one says so.
+//! Nodes reach each other over one [`Transport`] a node, which carries the messages of all groups, and those of whoever
+//! composes them.
 #![forbid(unsafe_code)]
 
 mod codec;
 mod group;
+mod inbound;
 mod log_store;
 mod machine;
+mod members;
 mod network;
 mod state_machine;
+mod status;
 mod storage;
+mod transport;
 mod writer;
 
-pub use group::{Group, GroupOptions, GroupStatus, OpenGroupError, ProposeError};
+pub use group::{Birth, Group, GroupOptions, OpenGroupError, ProposeError};
+pub use members::MembersProgress;
 pub use state_machine::{Committed, StateMachine};
+pub use status::GroupStatus;
 pub use storage::{OpenError, StateReader, StateWrites, Storage, StorageOptions};
+pub use transport::{
+    BindError, Handler, PeerStatus, RequestError, TlsError, Transport, TransportOptions,
+    TransportTls,
+};

@@ -1,58 +1,292 @@
-//! The way to other nodes, which does not exist yet: every call says so.
+//! openraft's way to other nodes, over ours.
 
+use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
+use futures::{Stream, StreamExt as _};
+use meridian_proto::raft::v1;
+use openraft::OptionalSend;
 use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::entry::RaftEntry as _;
 use openraft::error::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::BasicNode;
 use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{AnyError, OptionalSend};
 
-use crate::codec::Types;
+use crate::codec::{Id, Types, messages};
+use crate::transport::{Answer, Lane, Link, Transport};
 
-pub(crate) struct NoNetwork;
+/// Append messages on their way to one follower of one group.
+const APPENDS_INFLIGHT_MAX: usize = 32;
+/// The same in bytes of commands; one message may be larger.
+const APPENDS_INFLIGHT_BYTES_MAX: usize = 16 << 20;
+/// A follower that does not answer an append for so long is asked anew. A dead one is found by the transport before.
+const APPEND_MAX: Duration = Duration::from_secs(5);
 
-pub(crate) struct NoPeer {
+/// Makes the ways from this group to its members.
+pub(crate) struct Network {
+    pub(crate) group: Arc<str>,
+    pub(crate) transport: Transport,
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Member;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Member {
+        self.transport.learn_peer(target, &node.addr);
+        Member {
+            group: Arc::clone(&self.group),
+            target,
+            transport: self.transport.clone(),
+        }
+    }
+}
+
+/// A member of the group on another node.
+pub(crate) struct Member {
+    group: Arc<str>,
     target: u64,
+    transport: Transport,
 }
 
-impl NoPeer {
-    fn unreachable(&self) -> Unreachable<Types> {
-        Unreachable::new(&AnyError::error(format!(
-            "node {} cannot be reached: this version has no transport",
-            self.target
-        )))
+impl Member {
+    fn unreachable(&self, reason: &str) -> RPCError<Types> {
+        let reason = format!("{} on node {}: {reason}", self.group, self.target);
+        RPCError::Unreachable(Unreachable::from_string(reason))
+    }
+
+    async fn link(&self, option: &RPCOption) -> Result<Arc<Link>, RPCError<Types>> {
+        let link = self.transport.link(self.target, option.soft_ttl()).await;
+        link.ok_or_else(|| self.unreachable("it is not connected"))
+    }
+
+    fn ask(
+        &self,
+        link: &Arc<Link>,
+        body: v1::group_request::Body,
+    ) -> Result<Answer, RPCError<Types>> {
+        let request = v1::GroupRequest {
+            group: self.group.to_string(),
+            body: Some(body),
+        };
+        link.ask(Lane::Raft, v1::frame::Body::GroupRequest(request))
+            .map_err(|reason| self.unreachable(reason))
+    }
+
+    async fn answer(
+        &self,
+        answer: &mut Answer,
+        within: Duration,
+    ) -> Result<v1::group_response::Body, RPCError<Types>> {
+        let body = tokio::time::timeout(within, answer)
+            .await
+            .map_err(|_| self.unreachable("it does not answer"))?
+            .map_err(|_| self.unreachable("the connection was lost"))?;
+        match body {
+            v1::frame::Body::GroupResponse(v1::GroupResponse { body: Some(body) }) => match body {
+                v1::group_response::Body::Failed(reason) => Err(self.unreachable(&reason)),
+                body => Ok(body),
+            },
+            v1::frame::Body::Refused(refused) => Err(self.unreachable(&refused.reason)),
+            _ => Err(self.unreachable("it has answered something else")),
+        }
+    }
+
+    async fn call(
+        &self,
+        body: v1::group_request::Body,
+        option: &RPCOption,
+    ) -> Result<v1::group_response::Body, RPCError<Types>> {
+        let link = self.link(option).await?;
+        let mut answer = self.ask(&link, body)?;
+        self.answer(&mut answer, option.soft_ttl()).await
+    }
+
+    async fn appended(
+        &self,
+        answer: &mut Answer,
+        within: Duration,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let body = self.answer(answer, within).await?;
+        messages::appended_from_wire(&body)
+            .ok_or_else(|| self.unreachable("it has answered something else"))
+    }
+
+    async fn ballot(
+        &self,
+        body: v1::group_request::Body,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        match self.call(body, option).await? {
+            v1::group_response::Body::Ballot(answer) => messages::ballot_answer_from_wire(&answer)
+                .map_err(|error| self.unreachable(&error.to_string())),
+            _ => Err(self.unreachable("it has answered something else")),
+        }
     }
 }
 
-impl RaftNetworkFactory<Types> for NoNetwork {
-    type Network = NoPeer;
+/// An append whose answer has not come.
+struct Inflight {
+    answer: Answer,
+    previous: Option<Id>,
+    last: Option<Id>,
+    bytes: usize,
+}
 
-    async fn new_client(&mut self, target: u64, _node: &BasicNode) -> NoPeer {
-        NoPeer { target }
+/// Several appends on their way at once, answered in their order.
+struct Appends<'s, S> {
+    member: &'s Member,
+    link: Arc<Link>,
+    /// `None` once it has ended, or an answer was not a success.
+    input: Option<S>,
+    inflight: VecDeque<Inflight>,
+    bytes: usize,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_, S> {
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<Types>, RPCError<Types>>> {
+        loop {
+            let room = self.inflight.len() < APPENDS_INFLIGHT_MAX
+                && self.bytes < APPENDS_INFLIGHT_BYTES_MAX;
+            let request = match (&mut self.input, self.inflight.front_mut()) {
+                (Some(input), None) => input.next().await,
+                (Some(input), Some(first)) if room => {
+                    let answered = self.member.appended(&mut first.answer, APPEND_MAX);
+                    tokio::select! {
+                        biased;
+                        answered = answered => return Some(self.settle(answered)),
+                        request = input.next() => request,
+                    }
+                }
+                (_, Some(first)) => {
+                    let answered = self.member.appended(&mut first.answer, APPEND_MAX).await;
+                    return Some(self.settle(answered));
+                }
+                (None, None) => return None,
+            };
+            let Some(request) = request else {
+                self.input = None;
+                continue;
+            };
+            if let Err(error) = self.send(&request) {
+                self.end();
+                return Some(Err(error));
+            }
+        }
+    }
+
+    fn send(&mut self, request: &AppendEntriesRequest<Types>) -> Result<(), RPCError<Types>> {
+        let append = messages::append_to_wire(request);
+        let bytes = prost::Message::encoded_len(&append);
+        let answer = self
+            .member
+            .ask(&self.link, v1::group_request::Body::Append(append))?;
+        self.bytes += bytes;
+        self.inflight.push_back(Inflight {
+            answer,
+            previous: request.prev_log_id,
+            last: request
+                .entries
+                .last()
+                .map(|entry| entry.log_id())
+                .or(request.prev_log_id),
+            bytes,
+        });
+        Ok(())
+    }
+
+    /// The first append was answered.
+    fn settle(
+        &mut self,
+        answered: Result<AppendEntriesResponse<Types>, RPCError<Types>>,
+    ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
+        let first = self.inflight.pop_front().expect("it was answered");
+        self.bytes -= first.bytes;
+        let result = answered.and_then(|answered| {
+            if answered.is_conflict() && first.previous.is_none() {
+                return Err(self
+                    .member
+                    .unreachable("it cannot append at the very beginning"));
+            }
+            Ok(answered.into_stream_result(first.previous, first.last))
+        });
+        if !matches!(result, Ok(Ok(_))) {
+            self.end();
+        }
+        result
+    }
+
+    fn end(&mut self) {
+        self.input = None;
+        self.inflight.clear();
+        self.bytes = 0;
     }
 }
 
-impl RaftNetworkV2<Types> for NoPeer {
+impl RaftNetworkV2<Types> for Member {
     type SnapshotData = ();
 
     async fn append_entries(
         &mut self,
-        _rpc: AppendEntriesRequest<Types>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        Err(RPCError::Unreachable(self.unreachable()))
+        let link = self.link(&option).await?;
+        let append = messages::append_to_wire(&request);
+        let mut answer = self.ask(&link, v1::group_request::Body::Append(append))?;
+        self.appended(&mut answer, option.soft_ttl()).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let appends = Appends {
+                link: self.link(&option).await?,
+                member: self,
+                input: Some(input),
+                inflight: VecDeque::new(),
+                bytes: 0,
+            };
+            let answers = futures::stream::unfold(appends, |mut appends| async move {
+                appends.next().await.map(|answer| (answer, appends))
+            });
+            Ok(Box::pin(answers) as BoxStream<'s, _>)
+        })
     }
 
     async fn vote(
         &mut self,
-        _rpc: VoteRequest<Types>,
-        _option: RPCOption,
+        request: VoteRequest<Types>,
+        option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        Err(RPCError::Unreachable(self.unreachable()))
+        let ballot = messages::ballot_to_wire(&request);
+        self.ballot(v1::group_request::Body::Vote(ballot), &option)
+            .await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let ballot = messages::ballot_to_wire(&request);
+        self.ballot(v1::group_request::Body::PreVote(ballot), &option)
+            .await
     }
 
     async fn full_snapshot(
@@ -62,6 +296,21 @@ impl RaftNetworkV2<Types> for NoPeer {
         _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(StreamingError::Unreachable(self.unreachable()))
+        Err(self
+            .unreachable("snapshots do not travel between nodes in this version")
+            .into())
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let transfer = messages::transfer_to_wire(&request);
+        let body = v1::group_request::Body::TransferLeader(transfer);
+        match self.call(body, &option).await? {
+            v1::group_response::Body::Transferred(true) => Ok(Ok(())),
+            _ => Err(self.unreachable("it cannot take over now")),
+        }
     }
 }

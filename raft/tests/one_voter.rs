@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meridian_raft::{
-    Committed, Group, GroupOptions, OpenError, StateMachine, StateReader, StateWrites, Storage,
-    StorageOptions,
+    Birth, Committed, Group, GroupOptions, OpenError, StateMachine, StateReader, StateWrites,
+    Storage, StorageOptions, Transport,
 };
 
 /// Chains all commands into one number, so that a lost, repeated or exchanged command shows.
@@ -52,7 +52,8 @@ async fn open(storage: &Storage, flush_after_entries: u64) -> Group<Chain> {
         keep_entries: 10,
         ..GroupOptions::new(1)
     };
-    let group = Group::open(storage, "hel", &options, Chain::default())
+    let alone = Transport::alone(1);
+    let group = Group::open(storage, "hel", &options, Chain::default(), &alone, Birth::Alone)
         .await
         .expect("opens");
     group
