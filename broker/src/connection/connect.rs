@@ -1,6 +1,5 @@
 //! CONNECT: who is it, where does its session live, and what of it is there?
 
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -170,11 +169,8 @@ impl<S: Stream> Connection<S> {
     fn resume(&self, connect: &Connect, link: &mut Link, opened: OpenedSession) -> Vec<Resume> {
         let sent_upto = link.handle.sent_upto.load(Ordering::Relaxed);
         // After a restart nobody knows: no more than the window was ever under way.
-        let window = connect
-            .properties
-            .receive_maximum
-            .map_or(u16::MAX, NonZeroU16::get);
-        let window = usize::from(window.min(self.node.session_limits.max_inflight));
+        let receive_maximum = connect.properties.receive_maximum;
+        let window = self.node.session_limits.flows_max(receive_maximum);
         let now_ms = wall_ms();
         let mut resume = Vec::new();
         for (at, (seq, entry)) in opened.queue.into_iter().enumerate() {

@@ -44,12 +44,7 @@ impl Session {
             limits.receive_maximum,
             limits.topic_alias_maximum,
         );
-        self.outbound = Outbound::new(
-            connect.version,
-            &connect.properties,
-            limits.max_inflight,
-            limits.outbox_messages_max,
-        );
+        self.outbound = Outbound::new(connect.version, &connect.properties, limits);
         // Enhanced authentication: no method is offered [MQTT-4.12.0-1].
         if connect.properties.authentication_method.is_some() {
             self.refuse(ReasonCode::BadAuthenticationMethod, None);

@@ -43,7 +43,7 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// QoS 1 and 2 publications of the client that may wait for their end at a time.
     pub receive_maximum: NonZeroU16,
-    /// The same towards the client, which may ask for less.
+    /// The same towards the client, which may ask for less: messages without PUBACK or PUBREC.
     pub max_inflight: u16,
     /// Bytes of one packet.
     pub max_packet: u32,
@@ -55,6 +55,18 @@ pub struct Limits {
     pub session_expiry_max_s: u32,
     /// Messages that wait for the client's receive maximum.
     pub outbox_messages_max: usize,
+}
+
+impl Limits {
+    /// Flows of QoS 1 and 2 that may be open at a time towards a client that asks for `receive_maximum`.
+    ///
+    /// More than [`Limits::max_inflight`], so that while flows with a PUBREC wait for their receipts to be committed, the
+    /// next messages are under way.
+    #[must_use]
+    pub fn flows_max(&self, receive_maximum: Option<NonZeroU16>) -> usize {
+        let asked = receive_maximum.map_or(u16::MAX, NonZeroU16::get);
+        usize::from(asked.min(self.max_inflight.max(1).saturating_mul(4)))
+    }
 }
 
 /// Whether anybody subscribes to what was published [MQTT-3.4.2-1].
@@ -110,7 +122,7 @@ impl Session {
             session_expiry_s: 0,
             asked_expiry_s: 0,
             inbound: Inbound::new(Version::V5, NonZeroU16::MIN, 0),
-            outbound: Outbound::new(Version::V5, &ConnectProperties::default(), 1, 0),
+            outbound: Outbound::new(Version::V5, &ConnectProperties::default(), &limits),
             requests: BTreeSet::new(),
             early: Vec::new(),
             limits,

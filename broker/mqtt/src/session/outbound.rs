@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::topic_alias::ToClient;
-use super::{Delivery, Dropped, Output, Resume};
+use super::{Delivery, Dropped, Limits, Output, Resume};
 use crate::codec::{PACKET_BYTES_MAX, PublishHeader, encode_publish_header};
 use crate::packet::{
     Ack, ConnectProperties, Packet, PacketId, Publish, PublishProperties, QoS, Version,
@@ -47,7 +47,10 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 pub(super) struct Outbound {
     version: Version,
     /// Flows that may be open at a time.
-    window: usize,
+    flows_max: usize,
+    /// Those of them whose PUBLISH may be without an answer.
+    unanswered_max: usize,
+    unanswered: usize,
     waiting_max: usize,
     packet_bytes_max: u32,
     flows: BTreeMap<PacketId, Flow>,
@@ -62,17 +65,13 @@ pub(super) struct Outbound {
 
 impl Outbound {
     /// For a client that says this of itself in CONNECT.
-    pub(super) fn new(
-        version: Version,
-        properties: &ConnectProperties,
-        max_inflight: u16,
-        waiting_max: usize,
-    ) -> Self {
-        let asked = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
+    pub(super) fn new(version: Version, properties: &ConnectProperties, limits: &Limits) -> Self {
         Outbound {
             version,
-            window: usize::from(asked.min(max_inflight.max(1))),
-            waiting_max,
+            flows_max: limits.flows_max(properties.receive_maximum),
+            unanswered_max: usize::from(limits.max_inflight.max(1)),
+            unanswered: 0,
+            waiting_max: limits.outbox_messages_max,
             packet_bytes_max: properties.maximum_packet_size.unwrap_or(PACKET_BYTES_MAX),
             flows: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -135,10 +134,12 @@ impl Outbound {
     ///
     /// An identifier that was given elsewhere may still be under way with another message: then it is waited for.
     pub(super) fn pump(&mut self, now: Instant, outputs: &mut VecDeque<Output>) {
-        while self.flows.len() < self.window
+        while self.flows.len() < self.flows_max
             && let Some(next) = self.waiting.pop_front_if(|next| {
-                next.packet_id()
-                    .is_none_or(|id| !self.flows.contains_key(&id))
+                let is_free = |id| !self.flows.contains_key(&id);
+                let has_turn = matches!(next, Waiting::Release { .. })
+                    || self.unanswered < self.unanswered_max;
+                has_turn && next.packet_id().is_none_or(is_free)
             })
         {
             if let Some(id) = next.packet_id() {
@@ -179,6 +180,7 @@ impl Outbound {
                 handle: delivery.handle,
             };
             let previous = self.flows.insert(id, flow);
+            self.unanswered += 1;
             assert!(
                 previous.is_none(),
                 "no two messages under way share an identifier [MQTT-2.2.1-4]"
@@ -294,6 +296,7 @@ impl Outbound {
             self.end(ack.packet_id, outputs);
             return;
         }
+        self.unanswered -= usize::from(flow.stage == Stage::Sent);
         match flow.stage {
             // Nothing but this connection keeps the message.
             Stage::Sent if flow.handle == 0 => flow.stage = Stage::Released,
@@ -333,6 +336,7 @@ impl Outbound {
 
     fn end(&mut self, id: PacketId, outputs: &mut VecDeque<Output>) {
         if let Some(flow) = self.flows.remove(&id) {
+            self.unanswered -= usize::from(flow.stage == Stage::Sent);
             outputs.push_back(Output::Acknowledged {
                 handle: flow.handle,
             });
@@ -347,8 +351,12 @@ impl Outbound {
 
     pub(super) fn check(&self) {
         assert!(
-            self.flows.len() <= self.window,
+            self.flows.len() <= self.flows_max,
             "the client's receive maximum holds"
+        );
+        assert!(
+            self.unanswered <= self.unanswered_max,
+            "no more is sent than may wait for an answer"
         );
         // What is long is looked at now and then: else a slow test would be quadratic.
         if self.waiting.len() > 64 && !self.waiting.len().is_power_of_two() {
@@ -359,6 +367,12 @@ impl Outbound {
             bytes.sum::<usize>(),
             self.waiting_bytes,
             "what waits is counted once"
+        );
+        let sent = self.flows.values().filter(|flow| flow.stage == Stage::Sent);
+        assert_eq!(
+            sent.count(),
+            self.unanswered,
+            "a flow without an answer is counted once"
         );
         let ids = self.waiting.iter().filter_map(Waiting::packet_id);
         assert!(

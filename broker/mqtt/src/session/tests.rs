@@ -418,6 +418,44 @@ fn pubrel_waits_until_the_receipt_is_committed_mqtt_4_3_3_8() {
 }
 
 #[test]
+fn what_waits_for_its_receipt_holds_up_nothing_within_the_receive_maximum_mqtt_3_3_4_9() {
+    for (receive_maximum, wanted) in [(None, 8), (NonZeroU16::new(3), 3)] {
+        let mut hello = connect(Version::V5);
+        hello.properties.receive_maximum = receive_maximum;
+        let mut peer = Peer::connected(hello, Vec::new());
+        let mut unanswered = VecDeque::new();
+        let (mut sent, mut handle) = (0, 0);
+        loop {
+            handle += 1;
+            // What finds no room is not sent either.
+            let _full = peer
+                .session
+                .deliver(delivery(QoS::ExactlyOnce, handle), peer.now);
+            let ids: Vec<u16> = peer.drain().iter().filter_map(sent_id).collect();
+            sent += ids.len();
+            unanswered.extend(ids);
+            assert!(
+                unanswered.len() <= 2,
+                "no more than may be without an answer"
+            );
+            let Some(number) = unanswered.pop_front() else {
+                break;
+            };
+            let pubrec = Packet::PubRec(ack(number, ReasonCode::Success));
+            peer.session.receive(pubrec, peer.now);
+        }
+        assert_eq!(sent, wanted);
+    }
+}
+
+fn sent_id(output: &Output) -> Option<u16> {
+    match output {
+        Output::Send(Packet::Publish(publish)) => publish.packet_id.map(PacketId::get),
+        _ => None,
+    }
+}
+
+#[test]
 fn a_receipt_that_nothing_keeps_is_waited_for_by_nobody() {
     let mut peer = Peer::v5();
     peer.session
@@ -484,7 +522,9 @@ fn what_was_under_way_is_sent_again_in_order_mqtt_4_4_0_1() {
             handle: 12,
         },
     ];
-    let mut peer = Peer::connected(connect(Version::V5), resume);
+    let mut hello = connect(Version::V5);
+    hello.properties.receive_maximum = NonZeroU16::new(2);
+    let mut peer = Peer::connected(hello, resume);
     assert_eq!(
         answers(&peer.drain()),
         ["publish 11 dup=true", "pubrel 12 Success"]

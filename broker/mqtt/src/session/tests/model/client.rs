@@ -52,6 +52,8 @@ struct Connection {
     owed: VecDeque<Packet>,
     /// What the server sent and that is not acknowledged to its end.
     open: BTreeSet<PacketId>,
+    /// Those of them that it has not answered at all.
+    unanswered: BTreeSet<PacketId>,
     came: BTreeSet<Message>,
     aliases: BTreeMap<NonZeroU16, TopicName>,
     own_aliases: BTreeMap<&'static str, NonZeroU16>,
@@ -169,6 +171,9 @@ impl Client {
     /// The next acknowledgement goes.
     pub(super) fn owed_next(&mut self) -> Option<Packet> {
         let packet = self.here.owed.pop_front()?;
+        if let Packet::PubAck(ack) | Packet::PubRec(ack) = &packet {
+            self.here.unanswered.remove(&ack.packet_id);
+        }
         if let Packet::PubAck(ack) | Packet::PubComp(ack) = &packet {
             self.here.open.remove(&ack.packet_id);
         }
@@ -289,8 +294,10 @@ impl Client {
         assert!(self.here.open.insert(id), "{id:?} is in use [MQTT-2.2.1-4]");
         let window = match self.version {
             Version::V5 => self.receive_maximum,
-            Version::V311 => limits().max_inflight,
+            Version::V311 => 4 * limits().max_inflight,
         };
+        self.here.unanswered.insert(id);
+        assert!(self.here.unanswered.len() <= usize::from(limits().max_inflight));
         assert!(
             self.here.open.len() <= usize::from(window),
             "[MQTT-3.3.4-9]: {:?}",
