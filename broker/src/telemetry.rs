@@ -84,13 +84,11 @@ pub fn install() -> PrometheusHandle {
 }
 
 /// How long publications wait for their commit, seconds: one sample a log entry.
-#[must_use]
 pub fn publish_commit() -> Histogram {
     metrics::histogram!(PUBLISH_COMMIT)
 }
 
 /// How long messages take through the broker, seconds: one sample for what a connection takes at a time.
-#[must_use]
 pub fn delivery() -> Histogram {
     metrics::histogram!(DELIVERY)
 }

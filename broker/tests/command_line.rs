@@ -46,7 +46,7 @@ fn api(broker: &Broker) -> String {
 
 /// Starts `meridian sub`, and waits until the broker knows its subscription.
 fn subscriber(broker: &Broker, arguments: &[&str]) -> Child {
-    let child = Command::new(MERIDIAN)
+    let mut child = Command::new(MERIDIAN)
         .args(["sub", "-i", "subscriber", "-W", "60"])
         .args(arguments)
         .stdout(Stdio::piped())
@@ -65,6 +65,8 @@ fn subscriber(broker: &Broker, arguments: &[&str]) -> Child {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    child.kill().unwrap();
+    child.wait().unwrap();
     panic!("the subscriber did not subscribe in time");
 }
 

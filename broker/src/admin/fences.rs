@@ -63,14 +63,13 @@ pub(super) async fn put(
         None => {
             feature.insert("id".to_owned(), id.clone().into());
         }
-        Some((_, own)) if own.as_str() == Some(&id) || own.is_number() && own.to_string() == id => {
-        }
-        Some((place, own)) => {
+        Some((place, own)) if !names(&own, &id) => {
             return Err(Problem::invalid(
                 place,
                 format!("the Feature is {own}, and the path says {id}"),
             ));
         }
+        Some(_) => {}
     }
     let feature_json = Value::Object(feature).to_string();
     let fence = Fence::from_geojson(&feature_json, 0);
@@ -95,6 +94,15 @@ pub(super) async fn put(
         StatusCode::CREATED
     }
     .into_response())
+}
+
+/// Whether a Feature's `id`, a string or a number (RFC 7946 §3.2), is the fence that a path names.
+fn names(id: &Value, path: &str) -> bool {
+    match id {
+        Value::String(id) => id == path,
+        Value::Number(id) => id.to_string() == path,
+        _ => false,
+    }
 }
 
 /// Replaces all fences by those of a FeatureCollection, or none of them.

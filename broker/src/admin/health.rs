@@ -44,7 +44,7 @@ pub(super) async fn metrics(State(api): Shared) -> impl IntoResponse {
         metrics::counter!("meridian_messages_sent_total", "qos" => qos.to_string()).absolute(count);
     }
     for (listener, expires_at_s) in &api.certificates {
-        telemetry::certificate_expiry(*listener, *expires_at_s - wall_ms().div_euclid(1000));
+        telemetry::certificate_expiry(listener, *expires_at_s - wall_ms().div_euclid(1000));
     }
     metrics::gauge!("meridian_fences").set(node.meta.lock().fences().len() as f64);
     metrics::gauge!("meridian_subscriptions").set(node.dispatch.subscriptions.len() as f64);
