@@ -34,6 +34,12 @@ impl fmt::Display for Payload {
 /// The state machine's answer, on the node that proposed only; `None` for entries that are no command.
 pub(crate) struct Answer(pub(crate) Mutex<Option<Box<dyn std::any::Any + Send>>>);
 
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an answer")
+    }
+}
+
 openraft::declare_raft_types!(
     /// How openraft is used here.
     pub(crate) Types:

@@ -170,14 +170,19 @@ impl<S: StateMachine + Sync> Group<S> {
         let name: Arc<str> = name.into();
         let network = Network {
             group: Arc::clone(&name),
+            storage: storage.clone(),
             transport: transport.clone(),
         };
         let raft = Raft::new(options.node, config, network, log.clone(), machine)
             .await
             .map_err(|error| failed(&error))?;
         // From here on others are answered.
-        transport.register(&name, Arc::new(Answering { raft: raft.clone() }));
-        let initialized = raft.is_initialized().await.map_err(|error| failed(&error))?;
+        let answering = Answering::new(&name, storage.clone(), raft.clone());
+        transport.register(&name, Arc::new(answering));
+        let initialized = raft
+            .is_initialized()
+            .await
+            .map_err(|error| failed(&error))?;
         if !initialized && birth == Birth::Alone {
             let own = BasicNode::new(transport.advertise());
             raft.initialize(BTreeMap::from([(options.node, own)]))

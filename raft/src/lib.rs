@@ -15,9 +15,12 @@ mod log_store;
 mod machine;
 mod members;
 mod network;
+mod snapshot;
 mod state_machine;
 mod status;
 mod storage;
+#[cfg(test)]
+mod suite;
 mod transport;
 mod writer;
 

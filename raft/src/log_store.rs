@@ -27,6 +27,9 @@ use crate::writer::{Change, Done, Submission};
 const CACHED_MAX: usize = 2048;
 const CACHED_BYTES_MAX: usize = 32 << 20;
 
+/// Commands of one message to a follower, in bytes.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
@@ -82,6 +85,11 @@ impl LogStore {
         Ok(store)
     }
 
+    /// The last entry that it no longer holds.
+    pub(crate) fn purged(&self) -> Option<Id> {
+        self.shared().purged
+    }
+
     pub(crate) fn take_bytes_since_snapshot(&self) -> u64 {
         std::mem::take(&mut self.shared().bytes_since_snapshot)
     }
@@ -104,16 +112,17 @@ impl LogStore {
         Ok(found.map_err(io::Error::other)?.map(Bytes::from))
     }
 
-    fn submit(&self, changes: Vec<Change>, done: Done) -> io::Result<()> {
+    async fn submit(&self, changes: Vec<Change>, done: Done) -> io::Result<()> {
         self.storage
             .queue
             .send(Submission { changes, done })
+            .await
             .map_err(|_| io::Error::other("the store has failed and takes no more writes"))
     }
 
     async fn submit_and_wait(&self, changes: Vec<Change>) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
-        self.submit(changes, Done::Told(sender))?;
+        self.submit(changes, Done::Told(sender)).await?;
         receiver
             .await
             .map_err(|_| io::Error::other("the store has failed"))
@@ -195,6 +204,23 @@ impl RaftLogReader<Types> for LogStore {
         Ok(entries)
     }
 
+    /// No more than make a message of a reasonable size, but at least one.
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let mut entries = self.try_get_log_entries(start..end).await?;
+        let mut bytes = 0;
+        let fitting = entries.iter().take_while(|entry| {
+            bytes += payload_bytes(entry);
+            bytes <= MESSAGE_BYTES_MAX
+        });
+        let fitting = fitting.count().max(1);
+        entries.truncate(fitting);
+        Ok(entries)
+    }
+
     async fn read_vote(&mut self) -> Result<Option<VoteOf<Types>>, io::Error> {
         let vote = self
             .meta(VOTE)?
@@ -272,8 +298,7 @@ impl RaftLogStorage<Types> for LogStore {
             changes.push(self.put_meta(COMMITTED, mark));
         }
         let done = Done::Flushed(callback);
-        self.submit(changes, done)?;
-        Ok(())
+        self.submit(changes, done).await
     }
 
     async fn truncate_after(&mut self, last: Option<Id>) -> Result<(), io::Error> {
@@ -281,6 +306,7 @@ impl RaftLogStorage<Types> for LogStore {
         {
             let mut shared = self.shared();
             shared.cache.split_off(&from);
+            shared.cached_bytes = shared.cache.values().map(payload_bytes).sum();
             shared.last = last;
         }
         self.submit_and_wait(vec![self.delete_entries(from, u64::MAX)])
@@ -293,6 +319,7 @@ impl RaftLogStorage<Types> for LogStore {
             shared.purged = shared.purged.max(Some(upto));
             shared.last = shared.last.max(Some(upto));
             shared.cache = shared.cache.split_off(&(upto.index() + 1));
+            shared.cached_bytes = shared.cache.values().map(payload_bytes).sum();
         }
         let mark = self.put_meta(PURGED, codec::id_to_disk(&upto).encode_to_vec());
         self.submit_and_wait(vec![mark, self.delete_entries(0, upto.index() + 1)])

@@ -13,6 +13,7 @@ use prost::Message as _;
 
 use crate::codec::{self, Answer, Id, Payload, Types};
 use crate::log_store::LogStore;
+use crate::snapshot::{self, SnapshotData};
 use crate::state_machine::{Committed, StateMachine};
 use crate::storage::{StateWrites, Storage};
 
@@ -20,7 +21,8 @@ use crate::storage::{StateWrites, Storage};
 const BATCH_MAX: usize = 256;
 
 pub(crate) struct Machine<S> {
-    user: S,
+    /// Lent out only while it is restored.
+    user: Option<S>,
     storage: Storage,
     group: String,
     log: LogStore,
@@ -37,6 +39,7 @@ impl<S: StateMachine> Machine<S> {
         group: &str,
         log: LogStore,
     ) -> io::Result<Self> {
+        snapshot::finish_interrupted(&storage, group)?;
         let reader = storage.reader(group);
         let (applied, membership) = match reader.applied().map_err(io::Error::other)? {
             Some(bytes) => codec::applied_from_disk(
@@ -44,13 +47,25 @@ impl<S: StateMachine> Machine<S> {
             )?,
             None => (None, StoredMembership::default()),
         };
+        // The log begins behind what was flushed, or there is a hole that nothing can fill.
+        if log.purged() > applied {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "the log of {group} begins after entry {}, but the state has come to entry {} only: a part of it is \
+                     missing, and this node must not vote with it",
+                    log.purged().map_or(0, |id| id.index()),
+                    applied.map_or(0, |id| id.index())
+                ),
+            ));
+        }
         user.restore(&reader);
         let flushed = applied.map(|_| SnapshotMeta {
             last_log_id: applied,
             last_membership: membership.clone(),
         });
         Ok(Machine {
-            user,
+            user: Some(user),
             storage,
             group: group.to_owned(),
             log,
@@ -86,7 +101,10 @@ impl<S: StateMachine> Machine<S> {
         let mut replies = if commands.is_empty() {
             Vec::new()
         } else {
-            self.user.apply(&commands, &mut writes)
+            self.user
+                .as_mut()
+                .expect("it was given back")
+                .apply(&commands, &mut writes)
         }
         .into_iter();
         let applied =
@@ -114,8 +132,8 @@ impl<S: StateMachine> Machine<S> {
 }
 
 impl<S: StateMachine + Sync> RaftStateMachine<Types> for Machine<S> {
-    // Nothing travels between nodes yet: a snapshot is the flushed state itself, where it is.
-    type SnapshotData = ();
+    // A node's own snapshot is the flushed state itself, where it is; what travels is read from it when it does.
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = Flusher;
 
     async fn applied_state(
@@ -163,19 +181,56 @@ impl<S: StateMachine + Sync> RaftStateMachine<Types> for Machine<S> {
     async fn install_snapshot(
         &mut self,
         _meta: &SnapshotMetaOf<Types>,
-        _snapshot: (),
+        snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "snapshots do not travel between nodes in this version",
-        ))
+        let SnapshotData::Received(received) = snapshot else {
+            return Err(io::Error::other("the state is its own snapshot"));
+        };
+        let (storage, group) = (self.storage.clone(), self.group.clone());
+        let mut user = self.user.take().expect("it was given back");
+        let installed = tokio::task::spawn_blocking(move || {
+            let applied = snapshot::install(&storage, &group, received)?;
+            user.restore(&storage.reader(&group));
+            io::Result::Ok((user, codec::applied_from_disk(&applied)?))
+        });
+        let installed = installed
+            .await
+            .map_err(io::Error::other)
+            .and_then(|done| done);
+        match installed {
+            Ok((user, (applied, membership))) => {
+                self.user = Some(user);
+                self.applied = applied;
+                self.membership = membership.clone();
+                self.flushed = Some(SnapshotMeta {
+                    last_log_id: applied,
+                    last_membership: membership,
+                });
+                self.log.take_bytes_since_snapshot();
+                metrics::counter!("meridian_raft_snapshots_installed_total").increment(1);
+                Ok(())
+            }
+            // The state may be half the old one: only from disk can it come back.
+            Err(error) => {
+                (self.storage.on_failure)(&format!(
+                    "a snapshot of {} could not be installed: {error}",
+                    self.group
+                ));
+                Err(error)
+            }
+        }
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, ()>>, io::Error> {
-        Ok(self
-            .flushed
-            .clone()
-            .map(|meta| Snapshot { meta, snapshot: () }))
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<Types, SnapshotData>>, io::Error> {
+        // A group that has applied nothing has nothing to send.
+        let flushed = self.flushed.clone();
+        let flushed = flushed.filter(|meta| meta.last_log_id.is_some());
+        Ok(flushed.map(|meta| Snapshot {
+            meta,
+            snapshot: SnapshotData::Own,
+        }))
     }
 }
 
@@ -186,9 +241,9 @@ pub(crate) struct Flusher {
 }
 
 impl RaftSnapshotBuilder<Types> for Flusher {
-    type SnapshotData = ();
+    type SnapshotData = SnapshotData;
 
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, ()>, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, SnapshotData>, io::Error> {
         let storage = self.storage.clone();
         let flushed = tokio::task::spawn_blocking(move || storage.flush_states())
             .await
@@ -199,7 +254,7 @@ impl RaftSnapshotBuilder<Types> for Flusher {
         }
         Ok(Snapshot {
             meta: self.meta.clone(),
-            snapshot: (),
+            snapshot: SnapshotData::Own,
         })
     }
 }

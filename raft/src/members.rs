@@ -120,7 +120,10 @@ impl Goal<'_> {
                 .iter()
                 .map(|node| {
                     let matched = standing.matched.get(node).copied().unwrap_or_default();
-                    format!("node {node} has {matched} of {} entries", standing.last_index)
+                    format!(
+                        "node {node} has {matched} of {} entries",
+                        standing.last_index
+                    )
                 })
                 .collect();
             return Step::Wait(behind.join(", "));
@@ -160,15 +163,15 @@ pub(crate) async fn pursue<S: StateMachine + Sync>(
     goal: &Goal<'_>,
 ) -> Result<MembersProgress, ProposeError> {
     if goal.voters.is_empty() {
-        return Ok(MembersProgress::Pending(
-            "a group needs a voter".to_owned(),
-        ));
+        return Ok(MembersProgress::Pending("a group needs a voter".to_owned()));
     }
     for _ in 0..STEPS_MAX {
         let metrics = raft.metrics().borrow_watched().clone();
         if !metrics.state.is_leader() {
             return Err(ProposeError::NotLeader {
-                leader: metrics.current_leader.filter(|leader| *leader != metrics.id),
+                leader: metrics
+                    .current_leader
+                    .filter(|leader| *leader != metrics.id),
             });
         }
         if metrics.membership_config.log_id() != metrics.committed_membership_config.log_id() {
@@ -263,7 +266,11 @@ pub(crate) async fn hand_over<S: StateMachine + Sync>(
                     leader: metrics.current_leader.filter(|leader| *leader != own),
                 });
             }
-            metrics.membership_config.membership().voter_ids().any(|id| id == successor)
+            metrics
+                .membership_config
+                .membership()
+                .voter_ids()
+                .any(|id| id == successor)
         };
         if !votes || tokio::time::Instant::now() >= until {
             return Err(ProposeError::Unknown);

@@ -18,9 +18,12 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use tokio::sync::mpsc;
 
-use crate::codec::{Id, Types, messages};
-use crate::transport::{Answer, Lane, Link, Transport};
+use crate::codec::{self, Id, Types, messages};
+use crate::snapshot::{self, Piece, SnapshotData};
+use crate::storage::Storage;
+use crate::transport::{Answer, Lane, Link, Transport, random};
 
 /// Append messages on their way to one follower of one group.
 const APPENDS_INFLIGHT_MAX: usize = 32;
@@ -29,9 +32,17 @@ const APPENDS_INFLIGHT_BYTES_MAX: usize = 16 << 20;
 /// A follower that does not answer an append for so long is asked anew. A dead one is found by the transport before.
 const APPEND_MAX: Duration = Duration::from_secs(5);
 
+/// Chunks of a snapshot on their way.
+const CHUNKS_INFLIGHT_MAX: usize = 4;
+/// A follower may take so long to write a chunk.
+const CHUNK_MAX: Duration = Duration::from_secs(60);
+/// And so long to install a whole snapshot.
+const INSTALL_MAX: Duration = Duration::from_secs(30 * 60);
+
 /// Makes the ways from this group to its members.
 pub(crate) struct Network {
     pub(crate) group: Arc<str>,
+    pub(crate) storage: Storage,
     pub(crate) transport: Transport,
 }
 
@@ -42,6 +53,7 @@ impl RaftNetworkFactory<Types> for Network {
         self.transport.learn_peer(target, &node.addr);
         Member {
             group: Arc::clone(&self.group),
+            storage: self.storage.clone(),
             target,
             transport: self.transport.clone(),
         }
@@ -51,6 +63,7 @@ impl RaftNetworkFactory<Types> for Network {
 /// A member of the group on another node.
 pub(crate) struct Member {
     group: Arc<str>,
+    storage: Storage,
     target: u64,
     transport: Transport,
 }
@@ -71,11 +84,20 @@ impl Member {
         link: &Arc<Link>,
         body: v1::group_request::Body,
     ) -> Result<Answer, RPCError<Types>> {
+        self.ask_in(Lane::Raft, link, body)
+    }
+
+    fn ask_in(
+        &self,
+        lane: Lane,
+        link: &Arc<Link>,
+        body: v1::group_request::Body,
+    ) -> Result<Answer, RPCError<Types>> {
         let request = v1::GroupRequest {
             group: self.group.to_string(),
             body: Some(body),
         };
-        link.ask(Lane::Raft, v1::frame::Body::GroupRequest(request))
+        link.ask(lane, v1::frame::Body::GroupRequest(request))
             .map_err(|reason| self.unreachable(reason))
     }
 
@@ -229,8 +251,81 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_, S> {
     }
 }
 
+impl Member {
+    /// Sends the state as it is now. Waits for the follower with a few chunks on their way.
+    async fn send_snapshot(
+        &self,
+        vote: &VoteOf<Types>,
+        option: &RPCOption,
+    ) -> Result<SnapshotResponse<Types>, RPCError<Types>> {
+        let link = self.link(option).await?;
+        let snapshot = random();
+        let (sender, mut pieces) = mpsc::channel(1);
+        let (storage, group) = (self.storage.clone(), Arc::clone(&self.group));
+        // It ends when nobody takes its pieces.
+        let producer =
+            tokio::task::spawn_blocking(move || snapshot::produce(&storage, &group, &sender));
+        let mut inflight = VecDeque::new();
+        while let Some(piece) = pieces.recv().await {
+            let (body, last) = match piece {
+                Piece::Begin(applied) => {
+                    let begin = v1::SnapshotBegin {
+                        snapshot,
+                        vote: Some(codec::vote_to_disk(vote)),
+                        applied: Some(applied),
+                    };
+                    (v1::group_request::Body::SnapshotBegin(begin), false)
+                }
+                Piece::Chunk { number, rows } => {
+                    let chunk = v1::SnapshotChunk {
+                        snapshot,
+                        number,
+                        rows,
+                    };
+                    (v1::group_request::Body::SnapshotChunk(chunk), false)
+                }
+                Piece::End { chunks, checksum } => {
+                    let end = v1::SnapshotEnd {
+                        snapshot,
+                        chunks,
+                        checksum,
+                    };
+                    (v1::group_request::Body::SnapshotEnd(end), true)
+                }
+            };
+            let window = if last { 0 } else { CHUNKS_INFLIGHT_MAX - 1 };
+            while inflight.len() > window {
+                self.chunk_taken(&mut inflight).await?;
+            }
+            inflight.push_back(self.ask_in(Lane::Application, &link, body)?);
+            if last && let Some(mut end) = inflight.pop_front() {
+                return match self.answer(&mut end, INSTALL_MAX).await? {
+                    v1::group_response::Body::SnapshotInstalled(vote) => {
+                        Ok(SnapshotResponse::new(codec::vote_from_disk(&vote)))
+                    }
+                    _ => Err(self.unreachable("it has answered something else")),
+                };
+            }
+        }
+        match producer.await {
+            Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
+            _ => Err(self.unreachable("the state could not be read")),
+        }
+    }
+
+    async fn chunk_taken(&self, inflight: &mut VecDeque<Answer>) -> Result<(), RPCError<Types>> {
+        let Some(mut first) = inflight.pop_front() else {
+            return Ok(());
+        };
+        match self.answer(&mut first, CHUNK_MAX).await? {
+            v1::group_response::Body::SnapshotReady(_) => Ok(()),
+            _ => Err(self.unreachable("it has answered something else")),
+        }
+    }
+}
+
 impl RaftNetworkV2<Types> for Member {
-    type SnapshotData = ();
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -291,14 +386,20 @@ impl RaftNetworkV2<Types> for Member {
 
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<Types>,
-        _snapshot: SnapshotOf<Types, ()>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
+        vote: VoteOf<Types>,
+        _own: SnapshotOf<Types, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(self
-            .unreachable("snapshots do not travel between nodes in this version")
-            .into())
+        tokio::select! {
+            sent = self.send_snapshot(&vote, &option) => {
+                if let Err(error) = &sent {
+                    tracing::warn!(group = %self.group, peer = self.target, %error, "A snapshot was not sent; it is tried again.");
+                }
+                Ok(sent?)
+            }
+            closed = cancel => Err(closed.into()),
+        }
     }
 
     async fn transfer_leader(

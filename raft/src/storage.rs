@@ -14,11 +14,13 @@ use rocksdb::{
     FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use crate::writer::{self, Queue};
+use crate::writer::{self, Change, Done, Queue, Submission};
 
 /// The format of what is on disk. A node refuses any other and leaves it untouched.
 const FORMAT: &[u8] = b"meridian-store-1";
 const FORMAT_KEY: &[u8] = b"\0format";
+/// The number of the last run.
+const BOOT_KEY: &[u8] = b"\0boot";
 
 /// The column families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,9 @@ pub(crate) enum Column {
     /// Event logs, by group and offset.
     Events,
 }
+
+/// Those that make up a group's state, and that travel in a snapshot in this order.
+pub(crate) const STATE_COLUMNS: [Column; 2] = [Column::State, Column::Events];
 
 const COLUMNS: [&str; 4] = ["raft_log", "raft_meta", "state", "events"];
 
@@ -89,6 +94,8 @@ const FORMAT_NAME: &str = "meridian-store-1";
 
 pub(crate) struct Inner {
     pub(crate) db: DB,
+    /// The data directory.
+    pub(crate) path: PathBuf,
 }
 
 impl Inner {
@@ -105,6 +112,7 @@ pub struct Storage {
     pub(crate) inner: Arc<Inner>,
     pub(crate) queue: Queue,
     pub(crate) on_failure: Arc<dyn Fn(&str) + Send + Sync>,
+    boot: u64,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -143,7 +151,10 @@ impl Storage {
         let columns = COLUMNS.map(|name| ColumnFamilyDescriptor::new(name, column_options(name)));
         let db = DB::open_cf_descriptors(&database_options(), path, columns)
             .map_err(|error| engine(&error))?;
-        let inner = Arc::new(Inner { db });
+        let inner = Arc::new(Inner {
+            db,
+            path: path.to_owned(),
+        });
         let found = inner.db.get(FORMAT_KEY).map_err(|error| engine(&error))?;
         match found {
             // New, or killed before this record was written: then nothing else was either.
@@ -166,6 +177,7 @@ impl Storage {
                 });
             }
         }
+        let boot = next_boot(&inner).map_err(|error| engine(&error))?;
         let (queue, thread) = writer::start(
             Arc::clone(&inner),
             options.fsync,
@@ -177,8 +189,26 @@ impl Storage {
             inner,
             queue,
             on_failure: options.on_failure,
+            boot,
             writer,
         })
+    }
+
+    /// Names this run of the node: higher than in all runs before, and on disk before anybody saw it.
+    #[must_use]
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
+
+    /// Has the writer write `changes`, and waits until they are on disk. Not in async code.
+    pub(crate) fn write_blocking(&self, changes: Vec<Change>) -> std::io::Result<()> {
+        let failed = || std::io::Error::other("the store has failed and takes no more writes");
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done = Done::Told(sender);
+        self.queue
+            .blocking_send(Submission { changes, done })
+            .map_err(|_| failed())?;
+        receiver.blocking_recv().map_err(|_| failed())
     }
 
     /// Reads the state and the events of `group`.
@@ -213,6 +243,23 @@ impl Storage {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
     }
+}
+
+fn next_boot(inner: &Inner) -> Result<u64, String> {
+    let last = match inner.db.get(BOOT_KEY).map_err(|error| error.to_string())? {
+        None => 0,
+        Some(last) => u64::from_be_bytes(
+            last.try_into()
+                .map_err(|_| "the number of its last run is damaged".to_owned())?,
+        ),
+    };
+    let mut synced = WriteOptions::default();
+    synced.set_sync(true);
+    inner
+        .db
+        .put_opt(BOOT_KEY, (last + 1).to_be_bytes(), &synced)
+        .map_err(|error| error.to_string())?;
+    Ok(last + 1)
 }
 
 fn is_empty(inner: &Inner) -> Result<bool, rocksdb::Error> {
@@ -270,6 +317,16 @@ pub(crate) fn prefix(group: &str) -> Vec<u8> {
         "a group's name ends where a NUL stands"
     );
     [group.as_bytes(), &[0]].concat()
+}
+
+/// Where the keys of a group end: behind them all, before another group's.
+pub(crate) fn prefix_end(group: &str) -> Vec<u8> {
+    [group.as_bytes(), &[1]].concat()
+}
+
+/// Where a group's state says how far it has come.
+pub(crate) fn applied_key(group: &str) -> Vec<u8> {
+    [&prefix(group), &[APPLIED][..]].concat()
 }
 
 /// A group's name and a number that sorts as a number.

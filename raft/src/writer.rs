@@ -7,17 +7,18 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use openraft::storage::IOFlushed;
 use rocksdb::{ColumnFamilyRef, WriteBatch, WriteOptions};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::Types;
 use crate::storage::{Column, Inner};
 
+/// Submissions that wait for the writer. More wait to be submitted.
+const WAITING_MAX: usize = 4096;
 /// Submissions of one flush.
 const BATCH_MAX: usize = 1024;
 /// How long a flush waits for more where the one before was already waited for: many groups at work share it, and a lone
@@ -29,6 +30,7 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 /// A change of one column.
 pub(crate) enum Change {
     Put(Column, Vec<u8>, Vec<u8>),
+    Delete(Column, Vec<u8>),
     /// From the first key to before the second.
     DeleteRange(Column, Vec<u8>, Vec<u8>),
 }
@@ -52,12 +54,12 @@ pub(crate) fn start(
     fsync: bool,
     on_failure: Arc<dyn Fn(&str) + Send + Sync>,
 ) -> io::Result<(Queue, JoinHandle<()>)> {
-    let (queue, submissions) = mpsc::channel::<Submission>();
+    let (queue, mut submissions) = mpsc::channel::<Submission>(WAITING_MAX);
     let thread = std::thread::Builder::new()
         .name("raft-writer".into())
         .spawn(move || {
             let mut busy = false;
-            while let Ok(first) = submissions.recv() {
+            while let Some(first) = submissions.blocking_recv() {
                 let mut round = vec![first];
                 let mut bytes = size(&round[0]);
                 if busy {
@@ -103,6 +105,7 @@ fn write(store: &Inner, round: &[Submission], fsync: bool) -> Result<(), rocksdb
     for change in round.iter().flat_map(|submission| &submission.changes) {
         match change {
             Change::Put(column, key, value) => batch.put_cf(&column_of(store, *column), key, value),
+            Change::Delete(column, key) => batch.delete_cf(&column_of(store, *column), key),
             Change::DeleteRange(column, from, to) => {
                 batch.delete_range_cf(&column_of(store, *column), from, to)
             }
@@ -120,6 +123,7 @@ fn column_of(store: &Inner, column: Column) -> ColumnFamilyRef<'_> {
 fn size(submission: &Submission) -> usize {
     let change = |change: &Change| match change {
         Change::Put(_, key, value) => key.len() + value.len(),
+        Change::Delete(_, key) => key.len(),
         Change::DeleteRange(_, from, to) => from.len() + to.len(),
     };
     submission.changes.iter().map(change).sum()

@@ -53,9 +53,16 @@ async fn open(storage: &Storage, flush_after_entries: u64) -> Group<Chain> {
         ..GroupOptions::new(1)
     };
     let alone = Transport::alone(1);
-    let group = Group::open(storage, "hel", &options, Chain::default(), &alone, Birth::Alone)
-        .await
-        .expect("opens");
+    let group = Group::open(
+        storage,
+        "hel",
+        &options,
+        Chain::default(),
+        &alone,
+        Birth::Alone,
+    )
+    .await
+    .expect("opens");
     group
         .wait_until_leader(Duration::from_secs(5))
         .await

@@ -106,10 +106,7 @@ mod tests {
         // Allowed by its length, but only five bytes of it ever come.
         let mut reader = FrameReader::new(&[0x03_u8, 0xFF, 0xFF, 0xFF, 0x0A][..], Duration::MAX);
         let cut = reader.next::<v1::Frame>(FRAME_BYTES_MAX).await;
-        assert_eq!(
-            cut.expect_err("cut").kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(cut.expect_err("cut").kind(), io::ErrorKind::UnexpectedEof);
         assert!(reader.buffer.capacity() <= 2 * READ_BYTES);
     }
 
@@ -125,11 +122,11 @@ mod tests {
         for step in [1, 3, 1000, 1 << 20] {
             let (mut far, near) = tokio::io::duplex(step);
             let bytes = stream.clone();
-            tokio::spawn(async move {
-                tokio::io::AsyncWriteExt::write_all(&mut far, &bytes).await
-            });
+            tokio::spawn(
+                async move { tokio::io::AsyncWriteExt::write_all(&mut far, &bytes).await },
+            );
             let mut reader = FrameReader::new(near, Duration::MAX);
-            let mut read = Vec::new();
+            let mut read: Vec<v1::Frame> = Vec::new();
             while let Some(frame) = reader.next(FRAME_BYTES_MAX).await.expect("whole") {
                 read.push(frame);
             }

@@ -103,7 +103,10 @@ pub(crate) fn objection(own: &Identity, hello: &v1::Hello) -> Option<String> {
         return Some(if hello.run == own.run {
             format!("node {} dialled itself", own.node)
         } else {
-            format!("this is node {} already: each node needs an id of its own", own.node)
+            format!(
+                "this is node {} already: each node needs an id of its own",
+                own.node
+            )
         });
     }
     if hello.to != 0 && hello.to != own.node {

@@ -59,8 +59,7 @@ pub(crate) struct Waiting {
 impl Outgoing {
     pub(crate) fn new() -> (Outgoing, Waiting) {
         let (raft, raft_waiting) = queue::bounded(QUEUE_FRAMES_MAX, QUEUE_BYTES_MAX);
-        let (application, application_waiting) =
-            queue::bounded(QUEUE_FRAMES_MAX, QUEUE_BYTES_MAX);
+        let (application, application_waiting) = queue::bounded(QUEUE_FRAMES_MAX, QUEUE_BYTES_MAX);
         (
             Outgoing { raft, application },
             Waiting {
@@ -182,7 +181,9 @@ impl Link {
                 () = carried.closed.cancelled() => Ok(()),
             };
             carried.answers.lock().take();
-            ended.err().unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into())
+            ended
+                .err()
+                .unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into())
         };
         (link, carry)
     }

@@ -468,6 +468,6 @@ async fn response(
 }
 
 /// Not for secrets.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

@@ -42,8 +42,8 @@ impl Sender {
     pub(crate) fn push(&self, frame: Bytes) -> Result<(), Full> {
         let length = frame.len();
         let before = self.waiting.fetch_add(length, Ordering::Relaxed);
-        let refused =
-            (before > 0 && before + length > self.bytes_max) || self.frames.try_send(frame).is_err();
+        let refused = (before > 0 && before + length > self.bytes_max)
+            || self.frames.try_send(frame).is_err();
         if refused {
             self.waiting.fetch_sub(length, Ordering::Relaxed);
             return Err(Full);

@@ -151,7 +151,8 @@ async fn welcome(shared: &Shared, tcp: TcpStream) -> Result<Welcomed, HelloError
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = FrameReader::new(reader, IDLE_MAX);
     let hello = hello::receive(&mut reader).await?;
-    let objection = hello::objection(&shared.own, &hello).or_else(|| second_of_its_id(shared, &hello));
+    let objection =
+        hello::objection(&shared.own, &hello).or_else(|| second_of_its_id(shared, &hello));
     hello::answer(&shared.own, objection.as_deref(), &mut writer).await?;
     match objection {
         Some(reason) => Err(HelloError::Refused(reason)),
@@ -297,10 +298,17 @@ impl Connection {
     }
 
     fn request(&self, id: u64, body: Bytes, running: &Arc<Semaphore>, answerer: &Answerer) {
-        let units = body.len().div_ceil(REQUEST_UNIT_BYTES).clamp(1, REQUESTS_MAX);
+        let units = body
+            .len()
+            .div_ceil(REQUEST_UNIT_BYTES)
+            .clamp(1, REQUESTS_MAX);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(running).try_acquire_many_owned(units) else {
-            return answerer.refuse(Lane::Application, id, "too many requests are being answered");
+            return answerer.refuse(
+                Lane::Application,
+                id,
+                "too many requests are being answered",
+            );
         };
         let handled = self.shared.handler.request(self.from, body);
         let answerer = answerer.clone();
@@ -308,11 +316,7 @@ impl Connection {
         self.shared.tasks.spawn(async move {
             let _permit = permit;
             if let Some(response) = ended.run_until_cancelled(handled).await {
-                answerer.send(
-                    Lane::Application,
-                    id,
-                    v1::frame::Body::Response(response),
-                );
+                answerer.send(Lane::Application, id, v1::frame::Body::Response(response));
             }
         });
     }
