@@ -307,7 +307,8 @@ impl RaftLogStorage<Types> for LogStore {
             let mut shared = self.shared();
             shared.cache.split_off(&from);
             shared.cached_bytes = shared.cache.values().map(payload_bytes).sum();
-            shared.last = last;
+            // What is behind the end is not brought into being by truncating there.
+            shared.last = shared.last.min(last);
         }
         self.submit_and_wait(vec![self.delete_entries(from, u64::MAX)])
             .await
