@@ -10,6 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub struct LeaderClock {
     last_ms: i64,
     last: Instant,
+    /// Another leader's stamps count, whatever this node's wall clock says.
+    follows: bool,
 }
 
 impl LeaderClock {
@@ -19,6 +21,21 @@ impl LeaderClock {
         LeaderClock {
             last_ms: log_ms.max(wall_ms()),
             last: Instant::now(),
+            follows: false,
+        }
+    }
+
+    /// The log is up to date, and another node leads: from now on its stamps count, and not this node's wall clock. Before
+    /// that, entries are of the past, and the time since then has passed.
+    pub fn follow(&mut self) {
+        self.follows = true;
+    }
+
+    /// An entry with the stamp `stamp_ms` was applied: this clock goes on from there.
+    pub fn observe(&mut self, stamp_ms: i64) {
+        if self.follows || stamp_ms >= self.last_ms {
+            self.last_ms = stamp_ms;
+            self.last = Instant::now();
         }
     }
 
@@ -53,6 +70,19 @@ pub fn wall_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::next_stamp;
+
+    #[test]
+    fn who_followed_another_leader_goes_on_from_its_stamps_and_not_from_its_own_clock() {
+        let hour = 3_600_000;
+        let mut clock = super::LeaderClock::new(super::wall_ms() + hour);
+        let led = super::wall_ms();
+        clock.observe(led);
+        assert!(clock.stamp() >= led + hour, "of the past");
+        clock.follow();
+        clock.observe(led);
+        let stamp = clock.stamp();
+        assert!((led..led + hour / 2).contains(&stamp), "{stamp}");
+    }
 
     #[test]
     fn a_wall_clock_that_jumps_moves_the_stamps_no_more_than_time_passed() {

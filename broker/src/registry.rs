@@ -73,11 +73,7 @@ impl Registry {
     /// A persistent session is over, by its home shard's word.
     pub fn ended(&self, client_id: &str, epoch: u64, subscriptions: &Subscriptions) {
         let session = self.get(client_id);
-        if let Some(session) = session.filter(|session| {
-            session
-                .persistent
-                .is_some_and(|persistent| persistent.epoch == epoch)
-        }) {
+        if let Some(session) = session.filter(|session| session.session_epoch == epoch) {
             session.evict();
             self.remove(&session, subscriptions);
         }

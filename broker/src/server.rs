@@ -247,6 +247,10 @@ fn node_options(config: &Config) -> NodeOptions {
             users: Arc::new(config.auth.users.clone()),
         },
         publish_geo: config.auth.publish_geo,
+        cluster: config.cluster.options.clone(),
+        replication: config.cluster.replication,
+        zone: config.node.zone.clone().unwrap_or_default(),
+        client_address: String::new(),
     }
 }
 

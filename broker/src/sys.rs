@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::clock::wall_ms;
 use crate::node::Node;
-use crate::router::{Outgoing, Source, topic};
+use crate::router::{Outgoing, topic};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -46,7 +46,7 @@ pub async fn run(node: Arc<Node>, mut stop: watch::Receiver<bool>) {
                 publisher: Text::from_static(""),
                 received_ms: wall_ms(),
             };
-            node.dispatch.live(&message, Source::Direct);
+            node.dispatch.here(&message);
             node.sys.0.lock().insert(name, message);
         }
         tokio::select! {

@@ -36,6 +36,9 @@ async fn open(shards: &Shards, client_id: &str, will: Option<log::Message>) -> O
             message: Some(message),
             delay_s: 0,
         }),
+        // Nobody's run that is over.
+        node: 99,
+        boot: 1,
     };
     let home = shards.get(shards.map.of_client(client_id));
     match home.propose(Body::OpenSession(open)).await.unwrap() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::Value;
-use support::{Broker, Events, add_alert, differences, read_trace};
+use support::{Broker, Cluster, Events, add_alert, differences, read_trace};
 
 /// Trace to its region and its fences.
 fn fences_of(trace: &str) -> (&'static str, Vec<&'static str>) {
@@ -216,6 +216,68 @@ async fn replay(trace: &str, kills: usize) {
     println!(
         "{trace}: {total} fixes in {took:.1?} with {kills} kills, {count} geofence events: none missing, none unexpected"
     );
+}
+
+/// The same on three nodes, of which one after the other is killed: leaders, followers, and the one that the clients are
+/// connected to.
+async fn replay_in_cluster(trace: &str, kills: usize) {
+    let (region, fences) = fences_of(trace);
+    let mut cluster = tokio::task::block_in_place(|| Cluster::start(3, &config(true)));
+    cluster.nodes[2].put_fences(&fences);
+    let done = Arc::new(AtomicBool::new(false));
+    let (subscribed, in_place) = tokio::sync::oneshot::channel();
+    let port = cluster.nodes[0].mqtt;
+    let subscriber = tokio::spawn(subscribe(port, Arc::clone(&done), subscribed));
+    in_place.await.unwrap();
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let total = read_trace(trace).len();
+    let publisher = tokio::spawn({
+        let (trace, port, acknowledged) = (
+            trace.to_owned(),
+            cluster.nodes[1].mqtt,
+            Arc::clone(&acknowledged),
+        );
+        async move { publish(&trace, region, port, acknowledged).await }
+    });
+    for kill in 1..=kills {
+        while acknowledged.load(Ordering::Relaxed) < total * kill / (kills + 1) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::task::block_in_place(|| {
+            let of = kill % 3;
+            let leader = cluster.leader_of(region, of);
+            // Every other time whoever leads the shard of the trace.
+            let victim = leader.filter(|_| kill % 2 == 0).unwrap_or(of);
+            cluster.nodes[victim].kill();
+            std::thread::sleep(Duration::from_millis(500));
+            cluster.nodes[victim].restart();
+            cluster.wait_until_whole();
+        });
+    }
+    publisher.await.unwrap();
+    done.store(true, Ordering::Relaxed);
+    let received = subscriber.await.unwrap();
+    let count = judged(trace, &received, "the subscriber's events");
+    for (at, node) in cluster.nodes.iter().enumerate() {
+        let written = tokio::task::block_in_place(|| sink_alerts(node));
+        judged(
+            trace,
+            &written,
+            &format!("the events of node {}'s sink", at + 1),
+        );
+        assert_eq!(
+            received, written,
+            "subscriber and sinks have the same events"
+        );
+    }
+    println!(
+        "{trace} on three nodes with {kills} kills, {count} geofence events: exactly the expected"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_of_nodes_during_a_replay_in_a_cluster_lose_and_repeat_no_event() {
+    replay_in_cluster("helsinki_quick", 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

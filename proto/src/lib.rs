@@ -30,3 +30,11 @@ pub mod raft {
         include!(concat!(env!("OUT_DIR"), "/meridian.raft.v1.rs"));
     }
 }
+
+/// Messages between the brokers of a cluster.
+pub mod cluster {
+    /// Version 1 of the messages.
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/meridian.cluster.v1.rs"));
+    }
+}

@@ -59,6 +59,7 @@ fn entry(at_ms: i64, bodies: Vec<Body>) -> log::Entry {
             .into_iter()
             .map(|body| log::Command { body: Some(body) })
             .collect(),
+        ..Default::default()
     }
 }
 

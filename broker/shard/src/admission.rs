@@ -112,6 +112,11 @@ impl Admission {
         }
     }
 
+    /// Somebody else leads, or did: what was suppressed is not known there, and what was suppressed there is not known here.
+    pub fn forget_pending(&mut self) {
+        self.pending.clear();
+    }
+
     /// A proposal of [`Admission::admit`] is applied, or will never be.
     pub fn settled(&mut self, device: &str) {
         if let Some(count) = self.in_flight.get_mut(device) {

@@ -34,6 +34,25 @@ pub enum Effect {
         /// The name that makes it be published once.
         once: log::Once,
     },
+    /// A client connected: whoever is connected by its name with an older epoch, on any node, is taken over.
+    SessionOpened {
+        /// Whose.
+        client_id: String,
+        /// Names the connection.
+        connection_epoch: u64,
+    },
+    /// A connection of a session has ended, by the log's word: if it is still there, it must go.
+    SessionClosed {
+        /// Whose.
+        client_id: String,
+        /// Names the connection.
+        connection_epoch: u64,
+    },
+    /// A session's subscriptions have changed; they are in the state.
+    SessionChanged {
+        /// Whose.
+        client_id: String,
+    },
     /// A session is no more: its subscriptions match nothing, and its names can be forgotten.
     SessionEnded {
         /// Whose.
@@ -64,6 +83,15 @@ pub enum Effect {
 pub enum DropReason {
     /// The session's queue holds as many messages, or bytes, as it may.
     QueueFull,
+}
+
+/// What applying an entry gives the node that its commands came from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Applied {
+    /// The number of the first command that was applied; those before it were known.
+    pub first: u64,
+    /// By command, from there on.
+    pub replies: Vec<Reply>,
 }
 
 /// The answer to one command, for whoever proposed it on this node.

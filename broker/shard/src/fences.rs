@@ -59,9 +59,11 @@ impl FenceStore {
         fences
     }
 
-    /// Applies a change. One that is not newer than what is here changes nothing.
+    /// Applies a change. One that is not newer than what is here changes nothing, nor does one that misses a revision
+    /// between: the shard is then given everything.
     pub(crate) fn put(&mut self, put: &log::PutFences, writes: &mut dyn Writes) -> bool {
-        if put.revision <= self.revision {
+        let follows = put.replace_all || put.revision == self.revision + 1;
+        if put.revision <= self.revision || !follows {
             return false;
         }
         self.revision = put.revision;

@@ -16,6 +16,7 @@ mod fences;
 mod keys;
 mod meta;
 mod names;
+mod origins;
 mod retained;
 mod session;
 mod shard;
@@ -23,7 +24,7 @@ mod store;
 
 pub use admission::{Admission, Admitted, Rejected};
 pub use convert::{fix_from_log, fix_to_log, position_from_fix, properties_from_message};
-pub use effect::{DropReason, Effect, OpenedSession, Reply};
+pub use effect::{Applied, DropReason, Effect, OpenedSession, Reply};
 pub use event::event_id;
 pub use fences::{FenceCatalog, FenceStore};
 pub use meta::{MetaReply, MetaState};

@@ -43,16 +43,19 @@ impl Names {
         new
     }
 
-    pub(crate) fn release(&mut self, once: &Once, writes: &mut dyn Writes) {
+    /// Lets go of a name. Whether it was there.
+    pub(crate) fn release(&mut self, once: &Once, writes: &mut dyn Writes) -> bool {
         let Some(names) = self.0.get_mut(&once.client_id) else {
-            return;
+            return false;
         };
-        if names.remove(&(once.epoch, once.packet_id)) {
+        let known = names.remove(&(once.epoch, once.packet_id));
+        if known {
             writes.delete(&keys::once(&once.client_id, once.epoch, once.packet_id));
         }
         if names.is_empty() {
             self.0.remove(&once.client_id);
         }
+        known
     }
 
     /// Lets go of the names of packets of all the client's sessions up to `epoch`. Wills keep theirs until confirmed.

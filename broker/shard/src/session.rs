@@ -58,11 +58,16 @@ pub(crate) struct Sessions {
     timers: BTreeSet<(i64, String)>,
     /// Wills on their way to their topic's shard, by client and connection.
     leaving: BTreeMap<(String, u64), log::Message>,
+    /// Raised by each SUBSCRIBE, so that whoever looks at an older state can be told.
+    revision: u64,
 }
 
 impl Sessions {
-    pub(crate) fn restore(store: &dyn Reads) -> Self {
-        let mut sessions = Sessions::default();
+    pub(crate) fn restore(store: &dyn Reads, revision: u64) -> Self {
+        let mut sessions = Sessions {
+            revision,
+            ..Default::default()
+        };
         store.scan(keys::SESSION, &mut |_, value| {
             if let Ok(record) = log::Session::decode(value) {
                 let session = Session {
@@ -117,6 +122,26 @@ impl Sessions {
 
     pub(crate) fn get(&self, client_id: &str) -> Option<&Session> {
         self.by_client.get(client_id)
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whether a subscription newer than `revision` may see an offset of `source` below `upto`.
+    pub(crate) fn newer_sees(&self, revision: u64, source: &str, upto: u64) -> bool {
+        let sees = |subscription: &log::Subscription| {
+            subscription.revision > revision
+                && subscription
+                    .since
+                    .get(source)
+                    .is_some_and(|since| *since < upto)
+        };
+        revision < self.revision
+            && self
+                .by_client
+                .values()
+                .any(|session| session.record.subscriptions.iter().any(sees))
     }
 
     /// Wills that have not been confirmed.
@@ -190,7 +215,14 @@ impl Sessions {
         record.expiry_s = open.expiry_s;
         record.will.clone_from(&open.will);
         record.will_due_ms = None;
+        record.queued = present || open.expiry_s > 0;
+        record.node = open.node;
+        record.boot = open.boot;
         session.save(writes);
+        effects.push(Effect::SessionOpened {
+            client_id: client_id.clone(),
+            connection_epoch,
+        });
         Reply::Opened(Box::new(OpenedSession {
             present,
             epoch: session.record.epoch,
@@ -235,6 +267,10 @@ impl Sessions {
         if let Some(due) = session.due_ms() {
             self.timers.insert((due, client_id.clone()));
         }
+        effects.push(Effect::SessionClosed {
+            client_id: client_id.clone(),
+            connection_epoch: close.connection_epoch,
+        });
         self.expire(now_ms, writes, effects);
         Reply::Done
     }
@@ -284,10 +320,15 @@ impl Sessions {
         writes: &mut dyn Writes,
         effects: &mut Vec<Effect>,
     ) -> Reply {
+        let revision = self.revision + 1;
         let Some(session) = self.current(&subscribe.client_id, subscribe.session_epoch) else {
             return Reply::Stale;
         };
         for new in &subscribe.subscriptions {
+            let new = log::Subscription {
+                revision,
+                ..new.clone()
+            };
             // An identical filter replaces the subscription [MQTT-3.8.4-3].
             match session
                 .record
@@ -295,14 +336,18 @@ impl Sessions {
                 .iter_mut()
                 .find(|old| old.filter == new.filter)
             {
-                Some(old) => *old = new.clone(),
-                None => session.record.subscriptions.push(new.clone()),
+                Some(old) => *old = new,
+                None => session.record.subscriptions.push(new),
             }
         }
         for queued in &subscribe.retained {
             session.enqueue(queued.clone(), limits, writes, effects);
         }
         session.save(writes);
+        self.revision = revision;
+        effects.push(Effect::SessionChanged {
+            client_id: subscribe.client_id.clone(),
+        });
         Reply::Done
     }
 
@@ -310,6 +355,7 @@ impl Sessions {
         &mut self,
         unsubscribe: &log::Unsubscribe,
         writes: &mut dyn Writes,
+        effects: &mut Vec<Effect>,
     ) -> Reply {
         let Some(session) = self.current(&unsubscribe.client_id, unsubscribe.session_epoch) else {
             return Reply::Stale;
@@ -319,6 +365,9 @@ impl Sessions {
             .subscriptions
             .retain(|old| !unsubscribe.filters.contains(&old.filter));
         session.save(writes);
+        effects.push(Effect::SessionChanged {
+            client_id: unsubscribe.client_id.clone(),
+        });
         Reply::Done
     }
 

@@ -15,12 +15,13 @@ use meridian_proto::v1;
 use prost::Message as _;
 
 use crate::convert::{fix_from_log, position_from_fix, suppressed_from_log};
-use crate::effect::{Effect, Reply};
+use crate::effect::{Applied, Effect, Reply};
 use crate::event::{EventLog, event_id};
 use crate::fences::{FenceCatalog, FenceStore};
 use crate::keys;
 use crate::log::{self, command::Body, event};
 use crate::names::Names;
+use crate::origins::Origins;
 use crate::retained::RetainedMessages;
 use crate::session::{QueueLimits, Session, Sessions};
 use crate::store::{Reads, Writes};
@@ -35,6 +36,7 @@ pub struct ShardState {
     settings: log::Settings,
     /// By source shard: the first offset not yet handed over to sessions at home here.
     handed: BTreeMap<String, u64>,
+    origins: Origins,
     fences: FenceStore,
     catalog: FenceCatalog,
     engine: GeoEngine,
@@ -73,16 +75,18 @@ impl ShardState {
             next_epoch: meta.next_epoch,
             settings,
             handed: meta.handed.into_iter().collect(),
+            origins: Origins::restore(meta.origins),
             fences,
             catalog,
             engine,
-            sessions: Sessions::restore(store),
+            sessions: Sessions::restore(store, meta.subscriptions_revision),
             retained: RetainedMessages::restore(store),
             names: Names::restore(store),
         }
     }
 
-    /// Applies one entry: the replies to its commands, in their order, and the effects in the order of the log.
+    /// Applies one entry: the replies to its commands, in their order, and the effects in the order of the log. Commands
+    /// that were applied before, because their node sent them twice, are passed over.
     ///
     /// Total: whatever was admitted can be applied.
     pub fn apply(
@@ -90,15 +94,19 @@ impl ShardState {
         entry: log::Entry,
         writes: &mut dyn Writes,
         effects: &mut Vec<Effect>,
-    ) -> Vec<Reply> {
+    ) -> Applied {
         self.now_ms = self.now_ms.max(entry.proposed_at_ms);
+        let admitted = self.origins.admit(&entry);
+        let first = entry.first + admitted.start as u64;
         let replies = entry
             .commands
             .into_iter()
+            .take(admitted.end)
+            .skip(admitted.start)
             .map(|command| self.command(command, writes, effects))
             .collect();
         writes.put(keys::META, &self.meta().encode_to_vec());
-        replies
+        Applied { first, replies }
     }
 
     fn command(
@@ -127,14 +135,17 @@ impl ShardState {
                 let limits = self.queue_limits();
                 self.sessions.subscribe(&subscribe, limits, writes, effects)
             }
-            Some(Body::Unsubscribe(unsubscribe)) => self.sessions.unsubscribe(&unsubscribe, writes),
+            Some(Body::Unsubscribe(unsubscribe)) => {
+                self.sessions.unsubscribe(&unsubscribe, writes, effects)
+            }
             Some(Body::Enqueue(enqueue)) => self.enqueue(enqueue, writes, effects),
             Some(Body::Settle(settle)) => self.sessions.settle(&settle, writes),
             Some(Body::Release(release)) => {
-                if let Some(once) = &release.once {
-                    self.names.release(once, writes);
-                }
-                Reply::Done
+                let known = release
+                    .once
+                    .as_ref()
+                    .is_some_and(|once| self.names.release(once, writes));
+                if known { Reply::Done } else { Reply::Stale }
             }
             Some(Body::Forget(forget)) => {
                 self.names.forget(&forget.client_id, forget.epoch, writes);
@@ -359,11 +370,18 @@ impl ShardState {
         writes: &mut dyn Writes,
         effects: &mut Vec<Effect>,
     ) -> Reply {
-        let handed = self.handed.entry(enqueue.source).or_default();
-        if enqueue.upto <= *handed {
+        let handed = self.handed(&enqueue.source);
+        if enqueue.upto <= handed {
             return Reply::Duplicate;
         }
-        *handed = enqueue.upto;
+        // Whoever hands over may look at an older state than this one: then it looks again.
+        let missed = self
+            .sessions
+            .newer_sees(enqueue.revision, &enqueue.source, enqueue.upto);
+        if enqueue.from != handed || missed {
+            return Reply::Stale;
+        }
+        self.handed.insert(enqueue.source, enqueue.upto);
         let limits = self.queue_limits();
         for item in enqueue.items {
             self.sessions.enqueue(item, limits, writes, effects);
@@ -397,6 +415,8 @@ impl ShardState {
                 .iter()
                 .map(|(shard, offset)| (shard.clone(), *offset))
                 .collect(),
+            origins: self.origins.records().collect(),
+            subscriptions_revision: self.sessions.revision(),
         }
     }
 }
@@ -449,6 +469,18 @@ impl ShardState {
     #[must_use]
     pub fn handed(&self, source: &str) -> u64 {
         self.handed.get(source).copied().unwrap_or_default()
+    }
+
+    /// How often the sessions at home here have subscribed; see [`log::Enqueue`].
+    #[must_use]
+    pub fn subscriptions_revision(&self) -> u64 {
+        self.sessions.revision()
+    }
+
+    /// The number that the next command of run `boot` of `node` bears; those before it are applied.
+    #[must_use]
+    pub fn next_of(&self, node: u64, boot: u64) -> u64 {
+        self.origins.next(node, boot)
     }
 
     /// What `apply` measures by.

@@ -113,6 +113,7 @@ fn command() -> impl Strategy<Value = Body> {
                     clean_start,
                     expiry_s,
                     will,
+                    ..Default::default()
                 })
             }),
         (client(), epoch(), any::<bool>(), 0..4_u32).prop_map(
@@ -147,10 +148,11 @@ fn command() -> impl Strategy<Value = Body> {
             })
         }),
         (
+            0..10_u64,
             0..30_u64,
             prop::collection::vec((client(), epoch(), queued()), 0..3)
         )
-            .prop_map(|(upto, items)| {
+            .prop_map(|(from, upto, items)| {
                 let item = |(client_id, session_epoch, queued)| log::EnqueueItem {
                     client_id,
                     session_epoch,
@@ -160,6 +162,8 @@ fn command() -> impl Strategy<Value = Body> {
                     source: "other".into(),
                     upto,
                     items: items.into_iter().map(item).collect(),
+                    from,
+                    revision: 9,
                 })
             }),
         (
@@ -228,6 +232,7 @@ fn entries() -> impl Strategy<Value = Vec<log::Entry>> {
                 log::Entry {
                     proposed_at_ms: now_ms,
                     commands,
+                    ..Default::default()
                 }
             })
             .collect()
@@ -252,10 +257,10 @@ impl Replica {
     }
     fn apply(&mut self, entry: &log::Entry) -> (Vec<Reply>, Vec<Effect>) {
         let mut effects = Vec::new();
-        let replies = self
+        let applied = self
             .state
             .apply(entry.clone(), &mut self.store, &mut effects);
-        (replies, effects)
+        (applied.replies, effects)
     }
 }
 

@@ -27,9 +27,11 @@ impl Shard {
         let entry = log::Entry {
             proposed_at_ms: self.now_ms,
             commands: vec![log::Command { body: Some(body) }],
+            ..Default::default()
         };
         self.state
             .apply(entry, &mut self.store, &mut self.effects)
+            .replies
             .remove(0)
     }
     fn open(&mut self, open: log::OpenSession) -> OpenedSession {
@@ -69,7 +71,7 @@ fn session(expiry_s: u32) -> log::OpenSession {
         client_id: "c".into(),
         clean_start: false,
         expiry_s,
-        will: None,
+        ..Default::default()
     }
 }
 
@@ -107,6 +109,8 @@ fn enqueue(shard: &mut Shard, epoch: u64, upto: u64, payload: &[u8]) -> Reply {
         source: "other".into(),
         upto,
         items: vec![item],
+        from: shard.state.handed("other"),
+        revision: shard.state.subscriptions_revision(),
     }))
 }
 
@@ -410,4 +414,129 @@ fn a_retained_message_is_the_last_one_and_an_empty_one_clears_it_mqtt_3_3_1_6() 
         !shard.store.state.keys().any(|key| key.starts_with(b"r/")),
         "nothing of it is left on disk"
     );
+}
+
+fn hand_over(shard: &mut Shard, from: u64, upto: u64, revision: u64) -> Reply {
+    shard.apply(Body::Enqueue(log::Enqueue {
+        source: "other".into(),
+        upto,
+        items: Vec::new(),
+        from,
+        revision,
+    }))
+}
+
+fn subscribe(shard: &mut Shard, epoch: u64, since: u64) {
+    let subscription = log::Subscription {
+        filter: "t".into(),
+        since: std::iter::once(("other".to_owned(), since)).collect(),
+        ..Default::default()
+    };
+    let subscribed = shard.apply(Body::Subscribe(log::Subscribe {
+        client_id: "c".into(),
+        session_epoch: epoch,
+        subscriptions: vec![subscription],
+        retained: Vec::new(),
+    }));
+    assert_eq!(subscribed, Reply::Done);
+}
+
+#[test]
+fn messages_are_taken_only_from_where_the_cursor_stands() {
+    let mut shard = Shard::new();
+    assert_eq!(hand_over(&mut shard, 3, 5, 0), Reply::Stale, "a gap");
+    assert_eq!(hand_over(&mut shard, 0, 5, 0), Reply::Done);
+    assert_eq!(hand_over(&mut shard, 0, 5, 0), Reply::Duplicate);
+    assert_eq!(
+        hand_over(&mut shard, 3, 8, 0),
+        Reply::Stale,
+        "3 and 4 are there"
+    );
+    assert_eq!(shard.state.handed("other"), 5);
+}
+
+#[test]
+fn who_hands_over_without_knowing_a_subscription_is_told_to_look_again() {
+    let mut shard = Shard::new();
+    let session = shard.open(session(10));
+    let before = shard.state.subscriptions_revision();
+    subscribe(&mut shard, session.epoch, 4);
+    let after = shard.state.subscriptions_revision();
+    assert_eq!(
+        hand_over(&mut shard, 0, 4, before),
+        Reply::Done,
+        "it sees none of these"
+    );
+    assert_eq!(hand_over(&mut shard, 4, 6, before), Reply::Stale);
+    assert_eq!(hand_over(&mut shard, 4, 6, after), Reply::Done);
+    // And so after a restart.
+    shard.state = ShardState::restore("s", FenceCatalog::default(), &shard.store);
+    assert_eq!(hand_over(&mut shard, 6, 7, before), Reply::Stale);
+    assert_eq!(hand_over(&mut shard, 6, 7, after), Reply::Done);
+}
+
+#[test]
+fn commands_that_a_node_sends_twice_are_applied_once_also_after_a_restart() {
+    let mut shard = Shard::new();
+    let publish = |first: u64, topics: &[&str]| log::Entry {
+        node: 2,
+        boot: 1,
+        first,
+        commands: topics
+            .iter()
+            .map(|topic| log::Command {
+                body: Some(Body::Publish(log::Publish {
+                    message: Some(log::Message {
+                        topic: (*topic).into(),
+                        ..Default::default()
+                    }),
+                    once: None,
+                })),
+            })
+            .collect(),
+        ..Default::default()
+    };
+    let mut apply = |entry: log::Entry, restart: bool| {
+        if restart {
+            shard.state = ShardState::restore("s", FenceCatalog::default(), &shard.store);
+        }
+        let mut effects = Vec::new();
+        let applied = shard.state.apply(entry, &mut shard.store, &mut effects);
+        let events = effects.len();
+        (applied.first, applied.replies.len(), events)
+    };
+    assert_eq!(apply(publish(1, &["a", "b"]), false), (1, 2, 2));
+    assert_eq!(apply(publish(1, &["a", "b"]), true).1, 0);
+    assert_eq!(apply(publish(2, &["b", "c"]), true), (3, 1, 1));
+    assert_eq!(apply(publish(5, &["e"]), true).1, 0, "4 is not there yet");
+    assert_eq!(shard.state.next_of(2, 1), 4);
+}
+
+#[test]
+fn a_connection_elsewhere_is_told_of_a_newer_one_and_of_its_own_end() {
+    let mut shard = Shard::new();
+    let first = shard.open(session(10));
+    let second = shard.open(session(10));
+    let opened = |shard: &Shard| -> Vec<u64> {
+        let epoch = |effect: &Effect| match effect {
+            Effect::SessionOpened {
+                connection_epoch, ..
+            } => Some(*connection_epoch),
+            _ => None,
+        };
+        shard.effects.iter().filter_map(epoch).collect()
+    };
+    assert_eq!(
+        opened(&shard),
+        [first.connection_epoch, second.connection_epoch]
+    );
+    assert!(first.connection_epoch < second.connection_epoch);
+    shard.effects.clear();
+    shard.close(&first, true, 10);
+    assert!(shard.effects.is_empty(), "the old one ends nothing");
+    shard.close(&second, true, 10);
+    assert!(matches!(
+        &shard.effects[..],
+        [Effect::SessionClosed { connection_epoch, .. }] if *connection_epoch == second.connection_epoch
+    ));
 }

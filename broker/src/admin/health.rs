@@ -13,16 +13,12 @@ pub(super) async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// Every shard has a leader, so clients can be served.
+/// Every group has a leader that this node hears of, so clients can be served.
 pub(super) async fn ready(State(api): Shared) -> impl IntoResponse {
-    let waiting: Vec<&str> = api
-        .node
-        .shards
-        .iter()
-        .filter(|shard| !shard.group.is_leader())
-        .map(|shard| shard.name.as_str())
-        .collect();
-    if waiting.is_empty() && api.node.meta_group().is_leader() {
+    let waiting = api.node.waiting_for();
+    if api.node.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
+    } else if waiting.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
         (

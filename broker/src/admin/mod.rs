@@ -72,7 +72,9 @@ routes! { GUARDED, guarded:
     "/api/v1/positions/{device}" => get positions::get;
     "/api/v1/alerts" => get alerts::list;
     "/api/v1/nodes" => get operate::nodes;
+    "/api/v1/nodes/{id}/{what}" => post operate::change_node;
     "/api/v1/shards" => get operate::shards;
+    "/api/v1/shards/{name}/transfer/{to}" => post operate::transfer;
     "/api/v1/clients" => get operate::clients;
     "/api/v1/clients/{id}" => delete operate::kick;
     "/api/v1/sinks" => get operate::sinks;

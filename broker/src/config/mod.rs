@@ -3,6 +3,7 @@
 //! Every key is read by exactly one call of the reader, which knows its path; what nobody has read at the end is a
 //! mistake that names the nearest key.
 
+mod cluster;
 mod reader;
 pub mod units;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use crate::geo::InputPattern;
 use crate::router::ShardMap;
+pub use cluster::ClusterConfig;
 pub use reader::Mistake;
 use reader::Reader;
 
@@ -28,6 +30,8 @@ const MAX_PACKET_MAX: u64 = 268_435_455;
 pub struct Config {
     /// `[node]`
     pub node: NodeConfig,
+    /// `[cluster]`
+    pub cluster: ClusterConfig,
     /// `[sharding]`
     pub sharding: Sharding,
     /// `[listeners]`
@@ -230,8 +234,9 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
     .into_iter()
     .flatten()
     .all(|bind| is_loopback(bind.ip()));
-    read_cluster(reader);
+    let cluster = cluster::read(reader, base);
     let config = Config {
+        cluster,
         node: NodeConfig {
             id: reader.number("node.id", 1, 1, u64::from(u32::MAX)),
             data_dir: reader
@@ -313,28 +318,6 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
         );
     }
     config
-}
-
-/// Of `[cluster]` this version takes what one node needs: its name.
-fn read_cluster(reader: &mut Reader) {
-    reader.text("cluster.name");
-    for key in ["bind", "advertise"] {
-        reader.text(&format!("cluster.{key}"));
-    }
-    reader.text_list("cluster.bootstrap", &[]);
-    let seeds = reader.text_list("cluster.seeds", &[]);
-    if seeds.len() > 1 {
-        reader.mistake(
-            "cluster.seeds",
-            "this version runs one node: name at most this one".into(),
-        );
-    }
-    if reader.number("cluster.replication", 1, 1, 9) > 1 {
-        reader.mistake(
-            "cluster.replication",
-            "this version runs one node and keeps one copy: write 1".into(),
-        );
-    }
 }
 
 fn read_listeners(reader: &mut Reader, base: &Path) -> Listeners {

@@ -85,8 +85,8 @@ fn the_environment_lies_over_the_file() {
 
 #[test]
 fn what_this_version_does_not_have_is_refused_and_not_ignored() {
-    let mistakes = load("[cluster]\nreplication = 3\n[sinks.lake]\ntype = \"kafka\"\nbootstrap_servers = \"x\"\n[auth]\nacl_file = \"a\"", &[]).unwrap_err();
-    for key in ["cluster.replication", "sinks.lake.type", "auth.acl_file"] {
+    let mistakes = load("[cluster]\nseeds = [\"10.0.0.1:7883\"]\n[sinks.lake]\ntype = \"kafka\"\nbootstrap_servers = \"x\"\n[auth]\nacl_file = \"a\"", &[]).unwrap_err();
+    for key in ["cluster.bind", "sinks.lake.type", "auth.acl_file"] {
         assert!(
             mistakes.iter().any(|mistake| mistake.starts_with(key)),
             "{key} in {mistakes:?}"
@@ -98,6 +98,35 @@ fn what_this_version_does_not_have_is_refused_and_not_ignored() {
             .any(|mistake| mistake.contains("bootstrap_servers")),
         "{mistakes:?}"
     );
+}
+
+#[test]
+fn a_node_founds_the_cluster_if_it_is_told_to_or_knows_nobody_else() {
+    let founds = |cluster: &str| {
+        let config = load(
+            &format!("[cluster]\nbind = \"127.0.0.1:7883\"\n{cluster}"),
+            &[],
+        );
+        config.unwrap().cluster.options.unwrap().bootstrap
+    };
+    assert!(founds(""));
+    assert!(founds("seeds = [\"127.0.0.1:7883\"]"));
+    assert!(founds(
+        "seeds = [\"10.0.0.2:7883\"]\nbootstrap = [\"127.0.0.1:7883\"]"
+    ));
+    assert!(!founds("seeds = [\"10.0.0.2:7883\"]"));
+    assert!(!founds(
+        "seeds = [\"10.0.0.2:7883\"]\nbootstrap = [\"10.0.0.2:7883\"]"
+    ));
+    let mistakes = load("[cluster]\nbind = \"0.0.0.0:7883\"", &[]).unwrap_err();
+    assert!(mistakes[0].starts_with("cluster.advertise"), "{mistakes:?}");
+    let mistakes = load(
+        "[cluster]\nbind = \"127.0.0.1:7883\"\nseeds = [\"x\"]\ncert = \"a\"",
+        &[],
+    )
+    .unwrap_err();
+    assert!(mistakes[0].starts_with("cluster.cert"), "{mistakes:?}");
+    assert!(mistakes[1].starts_with("cluster.seeds[0]"), "{mistakes:?}");
 }
 
 #[test]
@@ -120,6 +149,9 @@ const NOT_MEASURED: &[&str] = &[
     "cluster.advertise",
     "cluster.bind",
     "cluster.bootstrap",
+    "cluster.ca",
+    "cluster.cert",
+    "cluster.key",
     "cluster.name",
     "cluster.seeds",
     "durability.fsync",

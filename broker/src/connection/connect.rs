@@ -68,7 +68,8 @@ impl<S: Stream> Connection<S> {
         };
         let expiry_s = expiry_s.min(node.session_limits.session_expiry_max_s);
         let known = shard.state.lock().session(client_id).is_some();
-        let opened = if expiry_s > 0 || connect.will.is_some() || known {
+        // In a cluster, every client id has one connection, so the log knows of each.
+        let opened = if expiry_s > 0 || connect.will.is_some() || known || !node.is_alone() {
             let open = log::OpenSession {
                 client_id: client_id.as_str().to_owned(),
                 clean_start: connect.clean_start,
@@ -88,6 +89,8 @@ impl<S: Stream> Connection<S> {
                     ),
                     delay_s: will.delay_s,
                 }),
+                node: node.id,
+                boot: node.boot,
             };
             match shard.propose(log::command::Body::OpenSession(open)).await {
                 Ok(Reply::Opened(opened)) => Some(*opened),
@@ -103,16 +106,31 @@ impl<S: Stream> Connection<S> {
                 home,
                 epoch: opened.epoch,
             });
+        let session_epoch = opened.as_ref().map_or(0, |opened| opened.epoch);
+        let connection_epoch = opened.as_ref().map_or(0, |opened| opened.connection_epoch);
         // A persistent session keeps its handle, and with it its subscriptions.
         let handle = node
             .registry
             .get(client_id)
             .filter(|handle| persistent.is_some() && handle.persistent == persistent)
-            .unwrap_or_else(|| Arc::new(SessionHandle::new(client_id, persistent, 0)));
+            .unwrap_or_else(|| {
+                Arc::new(SessionHandle::new(client_id, session_epoch, persistent, 0))
+            });
         node.registry
             .replace(Arc::clone(&handle), &node.dispatch.subscriptions);
         let owner = node.next_owner();
-        handle.open(owner);
+        handle.open(owner, connection_epoch);
+        // Somebody may have connected elsewhere by this name meanwhile; who comes later finds the handle.
+        let is_newest = shard
+            .state
+            .lock()
+            .session(client_id)
+            .is_some_and(|session| {
+                session.record.connected && session.record.connection_epoch == connection_epoch
+            });
+        if connection_epoch > 0 && !is_newest {
+            handle.evict();
+        }
         let link = Link {
             handle,
             owner,

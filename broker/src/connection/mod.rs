@@ -31,6 +31,7 @@ use tokio::time::Sleep;
 use crate::delivery::{Mail, SessionHandle, Taken};
 use crate::node::Node;
 use crate::router::ShardIndex;
+use publish::Submission;
 
 /// Bytes waiting to be written, as many as which stop the reading: who does not listen is not listened to.
 const OUTPUT_HIGH: usize = 256 << 10;
@@ -296,14 +297,12 @@ impl<S: Stream> Connection<S> {
                     Output::Send(packet) => self.send(&packet),
                     Output::Connect(connect) => Box::pin(self.connect(connect)).await,
                     Output::Publish { publish } => {
-                        if let Some((shard, proposal)) = self.publish(publish) {
-                            self.node.shards.get(shard).submit_with(proposal).await;
-                        }
+                        let submission = self.publish(publish);
+                        submit(&self.node, submission).await;
                     }
                     Output::Release(id) => {
-                        if let Some((shard, proposal)) = self.release(id) {
-                            self.node.shards.get(shard).submit_with(proposal).await;
-                        }
+                        let submission = self.release(id);
+                        submit(&self.node, submission).await;
                     }
                     Output::Subscribe(subscribe) => Box::pin(self.subscribe(subscribe)).await,
                     Output::Unsubscribe(unsubscribe) => {
@@ -322,6 +321,10 @@ impl<S: Stream> Connection<S> {
                     }
                 }
             }
+            let settled = self
+                .settle()
+                .map(|(shard, proposal)| Submission::Command(shard, proposal));
+            submit(&self.node, settled).await;
             if self.ended.is_some() || !self.pull_queue() {
                 return;
             }
@@ -364,6 +367,7 @@ impl<S: Stream> Connection<S> {
                         self.session.receipt_committed(id);
                     }
                 }
+                Mail::NotFound(id) => self.session.not_found(id),
                 Mail::End(reason) => self.session.disconnect(reason, None),
             }
         }
@@ -447,6 +451,23 @@ impl<S: Stream> Connection<S> {
                 tracing::debug!(client = %link.client_id, "The end of a session could not be logged.");
             }
         }
+    }
+}
+
+/// Waits only where there is no room, and only then needs room for the waiting.
+async fn submit(node: &Node, submission: Option<Submission>) {
+    match submission {
+        Some(Submission::Command(shard, proposal)) => {
+            let shard = node.shards.get(shard);
+            if let Err(proposal) = shard.try_submit(proposal) {
+                Box::pin(shard.submit_with(proposal)).await;
+            }
+        }
+        Some(Submission::Fixes(shard, fixes)) => {
+            let shard = node.shards.get(shard);
+            Box::pin(shard.submit_fixes(fixes)).await;
+        }
+        None => {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE of the client.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,8 @@ use meridian_shard::{Reply, log};
 
 use super::{Connection, Stream};
 use crate::clock::wall_ms;
-use crate::router::{Outgoing, Route, RouteOptions};
+use crate::node::Node;
+use crate::router::{Outgoing, Route, RouteOptions, ShardIndex};
 
 /// What SUBSCRIBE brought for one session.
 #[derive(Default)]
@@ -29,14 +31,15 @@ impl<S: Stream> Connection<S> {
         let Some(link) = &self.link else { return };
         let (home, logged, handle) = (link.home, link.logged, Arc::clone(&link.handle));
         let client_id = link.client_id.clone();
+        if !self.node.is_alone() {
+            Box::pin(catch_up(&self.node, &subscribe)).await;
+        }
         let mut gathered = Gathered::default();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         for wanted in &subscribe.filters {
             reasons.push(self.add(wanted, subscribe.subscription_id, &mut gathered));
         }
-        if let (Some(logged), Some(_), false) =
-            (logged, handle.persistent, gathered.subscriptions.is_empty())
-        {
+        if let (Some(logged), false) = (logged, gathered.subscriptions.is_empty()) {
             let command = log::command::Body::Subscribe(log::Subscribe {
                 client_id: client_id.as_str().to_owned(),
                 session_epoch: logged.epoch,
@@ -140,7 +143,8 @@ impl<S: Stream> Connection<S> {
         if wants_retained && filter.pattern().starts_with("$SYS") {
             self.node.sys.for_each_match(&filter, &mut take);
         }
-        if handle.persistent.is_some() {
+        // All nodes must know who shares a subscription, so that one of them gets a message.
+        if handle.persistent.is_some() || filter.share().is_some() && link.logged.is_some() {
             gathered.subscriptions.push(subscription_to_log(
                 &filter,
                 options,
@@ -172,7 +176,8 @@ impl<S: Stream> Connection<S> {
             .filters
             .lock()
             .retain(|filter| !gone.contains(filter));
-        if let (Some(logged), Some(_), false) = (logged, handle.persistent, gone.is_empty()) {
+        let known = handle.persistent.is_some() || gone.iter().any(|gone| gone.share().is_some());
+        if let (Some(logged), true) = (logged, known && !gone.is_empty()) {
             let command = log::command::Body::Unsubscribe(log::Unsubscribe {
                 client_id: client_id.as_str().to_owned(),
                 session_epoch: logged.epoch,
@@ -188,6 +193,22 @@ impl<S: Stream> Connection<S> {
         }
         self.session.unsubscribed(unsubscribe.packet_id, reasons);
     }
+}
+
+/// Lets this node's replicas come as far as what was acknowledged anywhere, so that the retained messages are the last
+/// ones. Where nobody leads there is nothing to wait for: what comes later is seen as an event.
+async fn catch_up(node: &Node, subscribe: &Subscribe) {
+    let shards = &node.shards;
+    let filters = subscribe.filters.iter();
+    let reached: BTreeSet<ShardIndex> = filters
+        .filter_map(|wanted| wanted.filter.as_ref().ok())
+        .flat_map(|filter| shards.map.of_filter(filter).shards().to_vec())
+        .collect();
+    let caught_up = reached.into_iter().map(|index| {
+        let shard = shards.get(index);
+        shard.leader.catch_up(&shard.leading)
+    });
+    futures::future::join_all(caught_up).await;
 }
 
 fn subscription_to_log(
@@ -210,5 +231,7 @@ fn subscription_to_log(
             .placed()
             .map(|(shard, first)| (names[shard.at()].clone(), first))
             .collect(),
+        // The home shard's to say.
+        revision: 0,
     }
 }

@@ -6,18 +6,22 @@
 use std::sync::Arc;
 
 use meridian_mqtt::packet::QoS;
+use meridian_proto::cluster::v1;
 use meridian_shard::{DropReason, Effect, log};
 
 use super::errands::{Errand, Errands};
 use super::mailbox::{MailboxLimits, Undelivered};
+use super::routes::SessionRoutes;
 use crate::clock::wall_ms;
+use crate::cluster::Peers;
 use crate::registry::Registry;
 use crate::router::{Audience, Outgoing, Recipient, ShardIndex, Source, Subscriptions};
-use crate::shards::{EffectSink, EventTail};
+use crate::shards::{EffectSink, EventTail, Leading};
 
 /// Delivers to the live subscribers of this node.
-#[derive(Debug)]
 pub struct Dispatch {
+    /// The other nodes.
+    pub peers: Peers,
     /// All subscriptions on this node.
     pub subscriptions: Subscriptions,
     /// Limits of each session's mailbox.
@@ -25,6 +29,19 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
+    /// Sends a message that stands in no log to its live subscribers, on all nodes.
+    pub fn everywhere(&self, message: &Outgoing, seen: Option<v1::Seen>) {
+        let turn = self.subscriptions.next_turn();
+        self.peers.live(message, turn, seen);
+        self.live(message, Source::Direct { turn });
+    }
+
+    /// Sends a message that stands in no log to this node's live subscribers only.
+    pub fn here(&self, message: &Outgoing) {
+        let turn = self.subscriptions.next_turn();
+        self.live(message, Source::Direct { turn });
+    }
+
     /// Sends a message to the live subscribers that it concerns. How many there were.
     pub fn live(&self, message: &Outgoing, source: Source) -> usize {
         let mut recipients = 0;
@@ -38,6 +55,10 @@ impl Dispatch {
 
     /// Sends a message to one recipient, if it is there and keeps up.
     pub fn send(&self, message: &Outgoing, to: Recipient) {
+        // The node that it is connected to sends it.
+        if to.session.away() != 0 {
+            return;
+        }
         let delivery = message.delivery(to.qos, to.retain, to.subscription_ids, wall_ms(), None);
         match to
             .session
@@ -64,6 +85,8 @@ pub struct ShardEffects {
     pub(crate) tail: Arc<EventTail>,
     pub(crate) dispatch: Arc<Dispatch>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) routes: SessionRoutes,
+    pub(crate) leading: Arc<Leading>,
     pub(crate) errands: Errands,
 }
 
@@ -78,9 +101,21 @@ impl EffectSink for ShardEffects {
                 _ => None,
             }));
     }
+
+    fn restored(&self) {
+        self.tail.restart_at(self.routes.state.lock().next_offset());
+        self.routes.sync_all();
+    }
 }
 
 impl ShardEffects {
+    /// The leader runs them; who leads later finds in the states what was left.
+    fn errand(&self, errand: Errand) {
+        if self.leading.leads() {
+            self.errands.submit(errand);
+        }
+    }
+
     fn act(&self, effect: &Effect) {
         match effect {
             Effect::Event { offset, event } => {
@@ -109,14 +144,33 @@ impl ShardEffects {
                 metrics::counter!("meridian_messages_dropped_total", "reason" => "queue_full")
                     .increment(1);
             }
-            Effect::WillDue { once } => self.errands.submit(Errand::PublishWill {
+            Effect::WillDue { once } => self.errand(Errand::PublishWill {
                 home: self.shard,
                 once: once.clone(),
             }),
+            Effect::SessionOpened {
+                client_id,
+                connection_epoch,
+            } => {
+                if let Some(session) = self.registry.get(client_id) {
+                    session.overtaken_by(*connection_epoch);
+                }
+                self.routes.sync(client_id);
+            }
+            Effect::SessionClosed {
+                client_id,
+                connection_epoch,
+            } => {
+                if let Some(session) = self.registry.get(client_id) {
+                    session.closed_elsewhere(*connection_epoch);
+                }
+                self.routes.sync(client_id);
+            }
+            Effect::SessionChanged { client_id } => self.routes.sync(client_id),
             Effect::SessionEnded { client_id, epoch } => {
                 self.registry
                     .ended(client_id, *epoch, &self.dispatch.subscriptions);
-                self.errands.submit(Errand::Forget {
+                self.errand(Errand::Forget {
                     client_id: client_id.clone(),
                     epoch: *epoch,
                 });
@@ -127,7 +181,9 @@ impl ShardEffects {
                 ts_ms,
                 reason,
             } => {
-                crate::geo::report_rejected(&self.dispatch, region, device, Some(*ts_ms), reason);
+                // Every node applies it, and tells its own.
+                let report = crate::geo::rejected(region, device, Some(*ts_ms), reason);
+                report.inspect(|report| self.dispatch.here(report));
             }
             Effect::Classified { result } => {
                 metrics::counter!("meridian_positions_total", "result" => *result).increment(1);

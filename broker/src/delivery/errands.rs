@@ -66,7 +66,7 @@ impl Errands {
     }
 }
 
-/// Runs errands, one after the other, until `stop` says so.
+/// Runs errands of the shards that are led here, one after the other, until `stop` says so.
 pub async fn run(
     shards: Arc<Shards>,
     mut queue: mpsc::Receiver<Errand>,
@@ -95,7 +95,7 @@ pub async fn run(
 fn left_over(shards: &Shards) -> Vec<Errand> {
     let mut errands = Vec::new();
     let mut ended: BTreeMap<String, u64> = BTreeMap::new();
-    for shard in shards.iter() {
+    for shard in shards.iter().filter(|shard| shard.leading.leads()) {
         let names: Vec<log::Once> = {
             let state = shard.state.lock();
             errands.extend(state.leaving_wills().map(|once| Errand::PublishWill {
@@ -107,6 +107,10 @@ fn left_over(shards: &Shards) -> Vec<Errand> {
         // A name is taken while its will is leaving, or its session lives. So whoever has neither is done with.
         for once in names {
             let home = shards.get(shards.map.of_client(&once.client_id));
+            // What is led elsewhere may have come further than it seems here.
+            if !home.leading.leads() {
+                continue;
+            }
             let state = home.state.lock();
             let is_will = once.packet_id == 0;
             if is_will && state.leaving_will(&once).is_none() {
@@ -151,6 +155,9 @@ async fn perform(shards: &Shards, errand: Errand) {
 /// done already is known by the name or by the confirmation.
 async fn publish_will(shards: &Shards, home: ShardIndex, once: log::Once) {
     // Another errand, or the replay of a log, may be about the same will. Once it is confirmed its name is no hindrance.
+    if !shards.get(home).leading.leads() {
+        return;
+    }
     let leaving = shards.get(home).state.lock().leaving_will(&once).cloned();
     let Some(mut message) = leaving else { return };
     let Some(topic) = crate::router::topic(&message.topic) else {

@@ -32,6 +32,8 @@ pub enum Mail {
     Released(PacketId),
     /// That the client has the messages of these QoS 2 flows is committed: PUBREL may go.
     ReceiptsCommitted(Vec<PacketId>),
+    /// PUBREL named no publication that is known.
+    NotFound(PacketId),
     /// The connection is to end.
     End(ReasonCode),
 }
@@ -73,6 +75,10 @@ pub struct SessionHandle {
     pub client_id: Box<str>,
     /// Whether what it is owed at QoS 1 and 2 stands in a replicated queue.
     pub persistent: Option<Persistent>,
+    /// Its epoch in its home shard; 0 if that does not know it.
+    pub session_epoch: u64,
+    /// The node that the client is connected to, if that is another one; 0 otherwise.
+    away: AtomicU64,
     /// The last queue entry that was sent on any connection: a resend of it bears DUP.
     pub sent_upto: AtomicU64,
     /// Its subscriptions, by filter.
@@ -84,6 +90,10 @@ pub struct SessionHandle {
 struct Inner {
     /// Names the connection that owns the mailbox; 0 while there is none.
     owner: u64,
+    /// Names that connection in the whole cluster; 0 if the home shard does not know it.
+    connection_epoch: u64,
+    /// The newest connection that the home shard knows of.
+    newest_epoch: u64,
     mail: VecDeque<Mail>,
     bytes: usize,
     /// When the broker received the first message of `mail`, epoch milliseconds.
@@ -111,21 +121,31 @@ impl SessionHandle {
     /// A session that nobody is connected to yet. `sent_upto` is 0 for a new one, [`SENT_UNKNOWN`] for one from before
     /// the start of this process.
     #[must_use]
-    pub fn new(client_id: &str, persistent: Option<Persistent>, sent_upto: u64) -> Self {
+    pub fn new(
+        client_id: &str,
+        session_epoch: u64,
+        persistent: Option<Persistent>,
+        sent_upto: u64,
+    ) -> Self {
         SessionHandle {
             client_id: client_id.into(),
             persistent,
+            session_epoch,
+            away: AtomicU64::new(0),
             sent_upto: AtomicU64::new(sent_upto),
             filters: Mutex::default(),
             inner: Mutex::default(),
         }
     }
 
-    /// A connection takes the mailbox; whoever had it finds itself overtaken. `owner` is not 0.
-    pub fn open(&self, owner: u64) {
+    /// A connection takes the mailbox; whoever had it finds itself overtaken, and so does this one if the home shard
+    /// knows a newer one by now. `owner` is not 0.
+    pub fn open(&self, owner: u64, connection_epoch: u64) {
         let waker = {
             let mut inner = self.inner.lock();
-            inner.owner = owner;
+            let stale = inner.newest_epoch > connection_epoch && connection_epoch > 0;
+            inner.owner = if stale { u64::MAX } else { owner };
+            inner.connection_epoch = connection_epoch;
             inner.mail.clear();
             inner.oldest_ms = None;
             inner.bytes = 0;
@@ -150,7 +170,45 @@ impl SessionHandle {
 
     /// Takes the session from whoever has it: it is over.
     pub fn evict(&self) {
-        self.open(u64::MAX);
+        self.open(u64::MAX, 0);
+    }
+
+    /// The home shard knows of the connection `epoch`: an older one is taken over.
+    pub fn overtaken_by(&self, epoch: u64) {
+        let older = {
+            let mut inner = self.inner.lock();
+            inner.newest_epoch = inner.newest_epoch.max(epoch);
+            !matches!(inner.owner, 0 | u64::MAX) && inner.connection_epoch < epoch
+        };
+        if older {
+            self.evict();
+        }
+    }
+
+    /// The home shard closed the connection `epoch`: if it is here, it must go.
+    pub fn closed_elsewhere(&self, epoch: u64) {
+        let here = {
+            let inner = self.inner.lock();
+            !matches!(inner.owner, 0 | u64::MAX) && inner.connection_epoch == epoch
+        };
+        if here {
+            self.evict();
+        }
+    }
+
+    /// Notes the other node that the client is connected to; 0 for none.
+    pub fn set_away(&self, node: u64) {
+        self.away.store(node, Ordering::Release);
+        if node != 0 {
+            // What that node sends, nobody here knows.
+            self.sent_upto.store(SENT_UNKNOWN, Ordering::Relaxed);
+        }
+    }
+
+    /// The other node that the client is connected to; 0 if there is none.
+    #[must_use]
+    pub fn away(&self) -> u64 {
+        self.away.load(Ordering::Acquire)
     }
 
     /// Whether a client is connected.

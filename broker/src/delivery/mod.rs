@@ -4,6 +4,7 @@ mod dispatch;
 mod errands;
 mod handover;
 mod mailbox;
+mod routes;
 
 pub use dispatch::{Dispatch, ShardEffects};
 pub use errands::{Errand, Errands, run as run_errands};
@@ -11,3 +12,4 @@ pub use handover::run as run_handover;
 pub use mailbox::{
     Mail, MailboxLimits, Persistent, SENT_UNKNOWN, SessionHandle, Taken, Undelivered,
 };
+pub use routes::SessionRoutes;

@@ -10,13 +10,12 @@ use meridian_geo_engine::decode_json;
 use meridian_mqtt::packet::{PublishProperties, QoS};
 use meridian_mqtt::text::Text;
 use meridian_mqtt::topic::TopicName;
-use meridian_shard::log;
+use meridian_shard::{fix_to_log, log};
 
 pub use input::{InputPattern, PatternError};
 
-use crate::delivery::Dispatch;
 use crate::node::Node;
-use crate::router::{Outgoing, ShardIndex, Source, topic};
+use crate::router::{Outgoing, ShardIndex, topic};
 
 /// The inputs of this node.
 #[derive(Debug)]
@@ -33,8 +32,9 @@ pub struct GeoInputs {
 pub enum GeoPublish {
     /// Something could change: to be proposed.
     Changed(log::Fixes),
-    /// Nothing about it must survive: it is delivered and acknowledged at once.
-    Unchanged,
+    /// Nothing about it must survive: it is delivered and acknowledged at once. The fixes are what other nodes are told of
+    /// where the device is.
+    Unchanged(Vec<log::Fix>),
     /// No fix in it, but it must survive.
     Plain,
 }
@@ -66,34 +66,36 @@ impl GeoInputs {
                         Ok(fix) => fixes.push(fix),
                         Err(error) => {
                             count("rejected", 1);
-                            report_rejected(
-                                &node.dispatch,
-                                region,
-                                device,
-                                None,
-                                &error.to_string(),
-                            );
+                            let report = rejected(region, device, None, &error.to_string());
+                            report.inspect(|report| node.dispatch.everywhere(report, None));
                         }
                     }
                 }
             }
             Err(error) => {
                 count("rejected", 1);
-                report_rejected(&node.dispatch, region, device, None, &error.to_string());
+                let report = rejected(region, device, None, &error.to_string());
+                report.inspect(|report| node.dispatch.everywhere(report, None));
             }
         }
         if fixes.is_empty() {
             return if must_log {
                 GeoPublish::Plain
             } else {
-                GeoPublish::Unchanged
+                GeoPublish::Unchanged(Vec::new())
             };
         }
         let shard = node.shards.get(shard);
         let mut admission = shard.admission.lock();
-        if must_log {
+        // A leader that may have been deposed without knowing it decides nothing alone.
+        if must_log || !shard.leading.has_lease() {
             return GeoPublish::Changed(admission.follow(device, region, &fixes, resend));
         }
+        let told = if node.dispatch.peers.others().is_empty() {
+            Vec::new()
+        } else {
+            fixes.iter().map(fix_to_log).collect()
+        };
         let admitted = admission.admit(
             &mut shard.state.lock(),
             device,
@@ -106,18 +108,15 @@ impl GeoInputs {
         count("suppressed", admitted.suppressed);
         count("duplicate", admitted.duplicates);
         count("rejected", admitted.rejected.len());
-        for rejected in &admitted.rejected {
-            report_rejected(
-                &node.dispatch,
-                region,
-                device,
-                Some(rejected.ts_ms),
-                &rejected.reason,
-            );
+        for unusable in &admitted.rejected {
+            let report = rejected(region, device, Some(unusable.ts_ms), &unusable.reason);
+            report.inspect(|report| node.dispatch.everywhere(report, None));
         }
-        admitted
-            .command
-            .map_or(GeoPublish::Unchanged, GeoPublish::Changed)
+        let usable = admitted.rejected.is_empty();
+        match admitted.command {
+            Some(fixes) => GeoPublish::Changed(fixes),
+            None => GeoPublish::Unchanged(if usable { told } else { Vec::new() }),
+        }
     }
 }
 
@@ -127,24 +126,17 @@ fn count(result: &'static str, fixes: usize) {
     }
 }
 
-/// Says why a fix was unusable, at QoS 0, to whoever listens now.
-pub fn report_rejected(
-    dispatch: &Dispatch,
-    region: &str,
-    device: &str,
-    ts_ms: Option<i64>,
-    reason: &str,
-) {
-    let Some(topic) = topic(&format!("geo/{region}/{device}/rejected")) else {
-        return;
-    };
+/// Says why a fix was unusable, at QoS 0, for whoever listens now.
+#[must_use]
+pub fn rejected(region: &str, device: &str, ts_ms: Option<i64>, reason: &str) -> Option<Outgoing> {
+    let topic = topic(&format!("geo/{region}/{device}/rejected"))?;
     let mut report = serde_json::json!({
         "schema": "meridian.rejected.v1", "device": device, "region": region, "reason": reason,
     });
     if let Some(ts_ms) = ts_ms {
         report["ts"] = ts_ms.into();
     }
-    let message = Outgoing {
+    Some(Outgoing {
         topic,
         payload: Bytes::from(report.to_string()),
         qos: QoS::AtMostOnce,
@@ -152,6 +144,5 @@ pub fn report_rejected(
         properties: PublishProperties::default(),
         publisher: Text::from_static(""),
         received_ms: crate::clock::wall_ms(),
-    };
-    dispatch.live(&message, Source::Direct);
+    })
 }

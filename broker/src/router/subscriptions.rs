@@ -102,7 +102,7 @@ impl Route {
 
     fn sees(&self, source: Source) -> bool {
         match source {
-            Source::Direct => true,
+            Source::Direct { .. } => true,
             Source::Event { shard, offset } => self
                 .placed()
                 .any(|(of, since)| of == shard && since != NOT_YET && offset >= since),
@@ -119,7 +119,10 @@ impl Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// From a connection, past the log.
-    Direct,
+    Direct {
+        /// Whose turn it is in shared subscriptions: the same number on all nodes.
+        turn: u64,
+    },
     /// From a shard's event log.
     Event {
         /// The shard.
@@ -158,7 +161,7 @@ pub struct Subscriptions {
     /// Subscriptions whose messages go through a replicated queue.
     queued: AtomicUsize,
     /// Turns of the shared subscriptions, for what has no offset.
-    turns: AtomicUsize,
+    turns: AtomicU64,
 }
 
 impl Subscriptions {
@@ -299,18 +302,19 @@ impl Subscriptions {
                 .cmp(&(b.filter.as_str(), &b.session.client_id))
         });
         let turn = match source {
-            Source::Event { offset, .. } => usize::try_from(offset).unwrap_or(usize::MAX),
-            Source::Direct => self.turns.fetch_add(1, Ordering::Relaxed),
+            Source::Event { offset, .. } => offset,
+            Source::Direct { turn } => turn,
         };
+        let turn = usize::try_from(turn).unwrap_or(usize::MAX);
         for group in shared.chunk_by(|a, b| a.filter == b.filter) {
-            let queued =
-                source != Source::Direct && group.iter().any(|route| route.is_queued(message.qos));
+            let queued = matches!(source, Source::Event { .. })
+                && group.iter().any(|route| route.is_queued(message.qos));
             if queued != (audience == Audience::Queued) {
                 continue;
             }
             let online: Vec<&Arc<Route>> = group
                 .iter()
-                .filter(|route| route.session.is_online())
+                .filter(|route| route.session.is_online() || route.session.away() != 0)
                 .collect();
             let member = if online.is_empty() {
                 &group[turn % group.len()]
@@ -319,6 +323,12 @@ impl Subscriptions {
             };
             chosen.push(Arc::clone(member));
         }
+    }
+
+    /// The next turn of the shared subscriptions, for a message that has no offset.
+    #[must_use]
+    pub fn next_turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed)
     }
 
     /// How many subscriptions there are.
@@ -377,7 +387,7 @@ mod tests {
         let filter = TopicFilter::from_static("geo/+/+/position");
         let map = ShardMap::new(vec!["geo".to_owned()], &[], 1, None);
         let route = Route::new(
-            Arc::new(SessionHandle::new("c", None, 0)),
+            Arc::new(SessionHandle::new("c", 0, None, 0)),
             filter.clone(),
             RouteOptions {
                 qos: QoS::AtMostOnce,

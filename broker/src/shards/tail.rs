@@ -47,6 +47,16 @@ impl EventTail {
         });
     }
 
+    /// Forgets everything: the log now stands at `head`, and what is before it is on disk.
+    pub fn restart_at(&self, head: u64) {
+        {
+            let mut kept = self.events.lock();
+            kept.events.clear();
+            kept.bytes = 0;
+        }
+        self.start_at(head);
+    }
+
     /// Adds events in the order of their offsets.
     pub fn push(&self, new: impl Iterator<Item = (u64, Arc<log::Event>)>) {
         let mut kept = self.events.lock();

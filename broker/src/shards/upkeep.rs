@@ -35,6 +35,9 @@ pub(crate) async fn run(
             () = tokio::time::sleep(TICK_INTERVAL) => {}
             _ = stop.changed() => return,
         }
+        if !shard.leading.leads() {
+            continue;
+        }
         if let Some(tick) = tick(shard, events_kept, wall_ms()) {
             shard.submit(log::command::Body::Tick(tick)).await;
         }

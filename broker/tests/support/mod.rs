@@ -57,7 +57,61 @@ impl Broker {
         broker
     }
 
-    fn wait_until_ready(&self) {
+    /// Node `id` of a cluster that nodes of `addresses` found; not waited for.
+    fn start_node(id: usize, addresses: &[String], more: &str) -> Broker {
+        let folder = tempfile::tempdir().unwrap();
+        let (mqtt, http) = (free_port(), free_port());
+        let config = format!(
+            "[node]\nid = {id}\ndata_dir = {data:?}\n[listeners.tcp]\nbind = \"127.0.0.1:{mqtt}\"\n\
+             [listeners.http]\nbind = \"127.0.0.1:{http}\"\n[cluster]\nname = \"test\"\nbind = {own:?}\n\
+             seeds = {addresses:?}\nbootstrap = [{first:?}]\n{more}",
+            data = folder.path().join("data"),
+            own = addresses[id - 1],
+            first = addresses[0],
+        );
+        std::fs::write(folder.path().join("meridian.toml"), config).unwrap();
+        let child = spawn(folder.path());
+        Broker {
+            folder,
+            mqtt,
+            http,
+            child,
+        }
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts again on the same data; not waited for.
+    pub fn restart(&mut self) {
+        self.child = spawn(self.folder.path());
+    }
+
+    /// SIGSTOP, or SIGCONT.
+    pub fn pause(&self, pause: bool) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        let signal = if pause {
+            rustix::process::Signal::STOP
+        } else {
+            rustix::process::Signal::CONT
+        };
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    pub fn post(&self, path: &str) -> u16 {
+        let response = ureq::post(self.api(path))
+            .config()
+            .http_status_as_error(false)
+            .build()
+            .send_empty()
+            .unwrap();
+        response.status().as_u16()
+    }
+
+    pub fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
             if ureq::get(format!("http://127.0.0.1:{}/readyz", self.http))
@@ -141,6 +195,79 @@ impl Broker {
             "{}",
             response.body_mut().read_to_string().unwrap()
         );
+    }
+}
+
+/// Three nodes that replicate everything, on loopback.
+pub struct Cluster {
+    pub nodes: Vec<Broker>,
+}
+
+impl Cluster {
+    /// `more` is added to the configuration of each.
+    pub fn start(count: usize, more: &str) -> Cluster {
+        let addresses: Vec<String> = (0..count)
+            .map(|_| format!("127.0.0.1:{}", free_port()))
+            .collect();
+        let nodes = (1..=count)
+            .map(|id| Broker::start_node(id, &addresses, more))
+            .collect();
+        let cluster = Cluster { nodes };
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    /// Waits until every node is ready and every group has all of them as voters, and the leads are spread.
+    pub fn wait_until_whole(&self) {
+        let count = self.nodes.len();
+        self.nodes.iter().for_each(Broker::wait_until_ready);
+        self.until("every group to have all voters", |cluster| {
+            cluster.nodes.iter().all(|node| {
+                let nodes = node.get("nodes");
+                let all_up = nodes["data"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .filter(|node| node["up"] == true);
+                let shards = node.get("shards");
+                let whole = |shard: &Value| {
+                    shard["voters"].as_object().unwrap().len() == count.min(3)
+                        && shard["leader"].is_u64()
+                        && shard["joint"] == false
+                };
+                all_up.count() == count && shards["data"].as_array().unwrap().iter().all(whole)
+            })
+        });
+    }
+
+    pub fn until(&self, what: &str, is_so: impl Fn(&Cluster) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        while !is_so(self) {
+            if Instant::now() > deadline {
+                let logs: Vec<String> = self.nodes.iter().map(Broker::log).collect();
+                panic!("waited in vain for {what}: {}", logs.join("\n==\n"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Shard to the node that leads it, as `of` sees it.
+    pub fn leads(&self, of: usize) -> BTreeMap<String, u64> {
+        let shards = self.nodes[of].get("shards");
+        let shards = shards["data"].as_array().unwrap();
+        let lead = |shard: &Value| {
+            let name = shard["shard"].as_str().unwrap().to_owned();
+            (name, shard["leader"].as_u64().unwrap_or(0))
+        };
+        shards.iter().map(lead).collect()
+    }
+
+    /// The place in `nodes` of the one that leads `shard`, as `of` sees it.
+    pub fn leader_of(&self, shard: &str, of: usize) -> Option<usize> {
+        let shards = self.nodes[of].get("shards");
+        let shards = shards["data"].as_array().unwrap();
+        let found = shards.iter().find(|found| found["shard"] == shard)?;
+        Some(usize::try_from(found["leader"].as_u64()?).unwrap() - 1)
     }
 }
 

@@ -1,5 +1,9 @@
 //! A client of which a test sees every packet, and decides about every answer. The codec is rumqttc's.
-#![allow(unreachable_pub, reason = "a module of a test binary")]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "shared by several test binaries, each of which uses a part"
+)]
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -91,6 +95,43 @@ impl Wire {
         }
     }
 
+    /// Whether the server closes the connection before anything else comes, or soon.
+    pub fn is_closed(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        self.stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
+    /// The payloads of what has come, acknowledged; waits only a moment.
+    pub fn take_ready(&mut self) -> Vec<String> {
+        let mut got = Vec::new();
+        let mut buffer = [0; 4096];
+        self.stream
+            .set_read_timeout(Some(Duration::from_millis(5)))
+            .unwrap();
+        while let Ok(read) = self.stream.read(&mut buffer) {
+            assert!(read > 0, "the server closed the connection");
+            self.input.extend_from_slice(&buffer[..read]);
+        }
+        while let Ok(packet) = Packet::read(&mut self.input, PACKET_BYTES_MAX) {
+            if let Packet::Publish(publish) = packet {
+                if publish.qos == QoS::AtLeastOnce {
+                    self.send(&Packet::PubAck(PubAck::new(publish.pkid)));
+                }
+                got.push(String::from_utf8(publish.payload.to_vec()).unwrap());
+            }
+        }
+        got
+    }
+
     /// Subscribes at QoS 2.
     pub fn subscribe(&mut self, filter: &str) {
         let mut subscribe = Subscribe::new(filter, QoS::ExactlyOnce);
@@ -136,8 +177,8 @@ impl Wire {
     }
 }
 
-/// What a QoS 2 receiver keeps over all its connections (3.1.1, figure 4.3): it owns a message at PUBLISH, and forgets its
-/// identifier at PUBREL.
+/// What a receiver keeps over all its connections. At QoS 2 (3.1.1, figure 4.3) it owns a message at PUBLISH, and forgets
+/// its identifier at PUBREL; at QoS 1 it owns each that comes.
 #[derive(Default)]
 pub struct Receiver {
     held: BTreeSet<u16>,
@@ -150,6 +191,11 @@ impl Receiver {
     pub fn take(&mut self, packet: &Packet) -> Packet {
         match packet {
             Packet::Publish(publish) => {
+                if publish.qos == QoS::AtLeastOnce {
+                    let payload = String::from_utf8(publish.payload.to_vec()).unwrap();
+                    self.got.push(payload);
+                    return Packet::PubAck(PubAck::new(publish.pkid));
+                }
                 assert_eq!(publish.qos, QoS::ExactlyOnce);
                 if self.held.insert(publish.pkid) {
                     let payload = String::from_utf8(publish.payload.to_vec()).unwrap();
