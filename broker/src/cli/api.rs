@@ -63,6 +63,20 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 impl ApiArgs {
+    /// The API of a node on this machine.
+    pub(super) fn at(api: String) -> ApiArgs {
+        ApiArgs {
+            api,
+            token: None,
+            json: false,
+        }
+    }
+
+    /// Whether the node says that it serves.
+    pub(super) fn is_ready(&self) -> bool {
+        self.call("GET", "/readyz", None).is_ok()
+    }
+
     pub(super) fn get(&self, path: &str) -> Result<Value, String> {
         let text = self.call("GET", path, None)?;
         serde_json::from_str(&text)

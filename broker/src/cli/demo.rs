@@ -1,4 +1,4 @@
-//! `meridian demo`: a node with Helsinki's fences, and the Helsinki fleet that drives through them, in a loop.
+//! `meridian demo`: a cluster of nodes with Helsinki's fences, and the Helsinki fleet that drives through them, in a loop.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Read as _};
@@ -12,10 +12,10 @@ use clap::Args;
 use meridian_mqtt::packet::{QoS, Version};
 
 use super::Outcome;
+use super::api::ApiArgs;
 use super::client::{Client, Options};
+use super::demo_nodes::{DemoNodes, Ports};
 use crate::clock::wall_ms;
-use crate::config::Config;
-use crate::server::Server;
 
 const TRACE: &[u8] = include_bytes!("../../../testdata/geo/traces/helsinki_quick.csv.gz");
 const FENCES: &str = include_str!("../../../testdata/geo/fences/helsinki.geojson");
@@ -23,9 +23,9 @@ const REGION: &str = "hel";
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Nodes to start; this version runs one
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
-    nodes: u32,
+    /// Nodes to start, each a process of its own
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    nodes: u16,
     /// Vehicles, each on an MQTT connection of its own; more than the trace has follow it with an offset in time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     devices: u32,
@@ -35,15 +35,18 @@ pub(super) struct DemoArgs {
     /// Where the demo's data is; kept between runs
     #[arg(long, default_value = "./meridian-demo-data")]
     data_dir: PathBuf,
-    /// MQTT port
+    /// MQTT port of the first node; the others have the next ones
     #[arg(long, default_value_t = 1883)]
     port: u16,
-    /// WebSocket port
+    /// WebSocket port, likewise
     #[arg(long, default_value_t = 8083)]
     ws_port: u16,
-    /// HTTP port
+    /// HTTP port, likewise
     #[arg(long, default_value_t = 18083)]
     http_port: u16,
+    /// Port between nodes, likewise
+    #[arg(long, default_value_t = 7883)]
+    cluster_port: u16,
 }
 
 /// One fix of a trace, without its absolute time.
@@ -57,118 +60,101 @@ struct Row {
 
 pub(super) fn run(args: &DemoArgs) -> Outcome {
     super::serve::log_to_stderr(false);
-    let environment = [
-        (
-            "MERIDIAN__NODE__DATA_DIR",
-            args.data_dir.display().to_string(),
-        ),
-        ("MERIDIAN__SHARDING__REGIONS", REGION.to_owned()),
-        (
-            "MERIDIAN__LISTENERS__TCP__BIND",
-            format!("127.0.0.1:{}", args.port),
-        ),
-        (
-            "MERIDIAN__LISTENERS__WS__BIND",
-            format!("127.0.0.1:{}", args.ws_port),
-        ),
-        (
-            "MERIDIAN__LISTENERS__HTTP__BIND",
-            format!("127.0.0.1:{}", args.http_port),
-        ),
-        // Time is compressed, so speeds are not what they were.
-        ("MERIDIAN__GEO__MAX_SPEED", "off".to_owned()),
-        ("MERIDIAN__SINKS__EVENTS__TYPE", "file".to_owned()),
-        (
-            "MERIDIAN__SINKS__EVENTS__PATH",
-            args.data_dir.join("events.ndjson").display().to_string(),
-        ),
-    ];
-    let environment = environment.map(|(name, value)| (name.to_owned(), value));
-    let config = Config::load(None, environment).map_err(|error| error.to_string())?;
     let vehicles = read_trace()?;
+    let ports = Ports {
+        mqtt: args.port,
+        ws: args.ws_port,
+        http: args.http_port,
+        cluster: args.cluster_port,
+    };
+    let mut nodes = DemoNodes::start(args.nodes, &args.data_dir, ports, REGION)?;
+    let api = ApiArgs::at(format!("http://127.0.0.1:{}", ports.http));
     super::runtime()?.block_on(async {
-        let server = Server::start(&config)
-            .await
-            .map_err(|error| error.to_string())?;
-        let count = put_fences(&server).await?;
-        let port = server
-            .address("tcp")
-            .map_or(args.port, |address| address.port());
-        introduce(args, port, count);
+        let interrupted = super::serve::stopped();
+        tokio::pin!(interrupted);
+        tokio::select! {
+            ready = nodes.wait_until_ready() => ready?,
+            () = &mut interrupted => {
+                nodes.stop().await;
+                return Ok(());
+            }
+        }
+        let fences = put_fences(&api)?;
+        introduce(args, fences);
         let published = Arc::new(AtomicU64::new(0));
         let mut fleet = Vec::new();
         for number in 0..args.devices {
+            // Vehicles are spread over the nodes; whose node is gone goes to the next.
+            let first = u16::try_from(number % u32::from(args.nodes)).unwrap_or(0);
+            let mut mqtt: Vec<u16> = (0..args.nodes).map(|at| ports.mqtt + at).collect();
+            mqtt.rotate_left(usize::from(first));
             fleet.push(tokio::spawn(drive(
                 number,
                 vehicles.clone(),
                 args.speed,
-                port,
+                mqtt,
                 Arc::clone(&published),
             )));
         }
-        let progress = tokio::spawn(progress(Arc::clone(&server.node), Arc::clone(&published)));
-        super::serve::stopped().await;
+        let progress = tokio::spawn(progress(ports.http, args.nodes, Arc::clone(&published)));
+        let ended = tokio::select! {
+            () = &mut interrupted => None,
+            all = nodes.all_ended() => Some(all),
+        };
         progress.abort();
-        say!("\nstopping");
         fleet.iter().for_each(tokio::task::JoinHandle::abort);
-        server.stop().await;
+        if let Some(why) = ended {
+            return Err(why);
+        }
+        say!("\nstopping");
+        nodes.stop().await;
         Ok(())
     })
 }
 
-fn introduce(args: &DemoArgs, port: u16, fences: usize) {
-    let (http, ws) = (args.http_port, args.ws_port);
+fn introduce(args: &DemoArgs, fences: usize) {
+    let (http, ws, port) = (args.http_port, args.ws_port, args.port);
+    let to = |first: u16| match args.nodes {
+        1 => String::new(),
+        nodes => format!(" to {}", first + nodes - 1),
+    };
     let data = args.data_dir.display();
     say!(
-        "Meridian's demo: {devices} vehicles drive through Helsinki, {speed} times as fast as they did; {fences} fences.\n\n\
-         MQTT        mqtt://127.0.0.1:{port}\n\
-         WebSocket   ws://127.0.0.1:{ws}/mqtt\n\
-         HTTP API    http://127.0.0.1:{http}/api/v1/   metrics http://127.0.0.1:{http}/metrics\n\
-         events      {data}/events.ndjson\n\n\
+        "Meridian's demo: {nodes} nodes, and {devices} vehicles that drive through Helsinki, {speed} times as fast as they did; \
+         {fences} fences.\n\n\
+         MQTT        mqtt://127.0.0.1:{port}{}\n\
+         WebSocket   ws://127.0.0.1:{ws}/mqtt (ports {ws}{})\n\
+         HTTP API    http://127.0.0.1:{http}/api/v1/   metrics http://127.0.0.1:{http}/metrics (ports {http}{})\n\
+         events      {data}/node-1/events.ndjson, and so for each node\n\
+         logs        {data}/node-1/log\n\n\
          Try, in another terminal (meridian is target/debug/meridian, or where `make run` says):\n\
          \x20 meridian sub -p {port} -t 'geo/#' -v\n\
          \x20 meridian sub -p {port} -t 'geo/+/+/alert/#' -v\n\
+         \x20 meridian cluster status --api http://127.0.0.1:{http}\n\
          \x20 meridian position near 24.94,60.17 --limit 3 --api http://127.0.0.1:{http}\n\
-         \x20 meridian fence list --api http://127.0.0.1:{http}\n\n\
+         \x20 kill -9 the process of a node (its number is in {data}/node-2/pid), and see that nothing stops\n\n\
          Ctrl-C stops it.\n",
+        to(port),
+        to(ws),
+        to(http),
+        nodes = args.nodes,
         devices = args.devices,
         speed = args.speed,
     );
 }
 
-async fn put_fences(server: &Server) -> Result<usize, String> {
-    let collection: serde_json::Value =
+/// Puts the demo's fences, unless they are there. How many there are.
+fn put_fences(api: &ApiArgs) -> Result<usize, String> {
+    let wanted: serde_json::Value =
         serde_json::from_str(FENCES).map_err(|error| error.to_string())?;
-    let features = collection["features"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    let known: usize = server.node.meta.lock().fences().len();
-    if known >= features.len() {
-        return Ok(known);
+    let wanted = wanted["features"].as_array().map_or(0, Vec::len);
+    let known = api.get("/api/v1/fences")?;
+    let known = known["features"].as_array().map_or(0, Vec::len);
+    if known < wanted {
+        api.send("PUT", "/api/v1/fences", Some(FENCES))?;
+        return Ok(wanted);
     }
-    let mut upserts = Vec::new();
-    for feature in features {
-        let feature_json = feature.to_string();
-        let fence = meridian_geo_engine::Fence::from_geojson(&feature_json, 0)
-            .map_err(|error| error.to_string())?;
-        upserts.push(meridian_shard::log::FenceRecord {
-            id: fence.id().to_owned(),
-            feature_json,
-            rev: 0,
-        });
-    }
-    let count = upserts.len();
-    let change = meridian_shard::log::PutFences {
-        upserts,
-        ..Default::default()
-    };
-    server
-        .node
-        .change_fences(change)
-        .await
-        .map_err(|error| error.to_string())?;
-    Ok(count)
+    Ok(known)
 }
 
 /// The trace's vehicles: device to rows in order.
@@ -205,7 +191,7 @@ async fn drive(
     number: u32,
     vehicles: Arc<BTreeMap<String, Vec<Row>>>,
     speed: u32,
-    port: u16,
+    ports: Vec<u16>,
     published: Arc<AtomicU64>,
 ) {
     let index = number as usize % vehicles.len().max(1);
@@ -218,9 +204,9 @@ async fn drive(
     } else {
         format!("{name}-{round}")
     };
-    let options = Options {
+    let mut options = Options {
         host: "127.0.0.1".into(),
-        port,
+        port: ports[0],
         tls: None,
         websocket: false,
         version: Version::V5,
@@ -234,7 +220,8 @@ async fn drive(
     };
     let topic = format!("gps/{REGION}/{device}/position");
     tokio::time::sleep(Duration::from_millis(137 * u64::from(number) % 10_000)).await;
-    loop {
+    for port in ports.into_iter().cycle() {
+        options.port = port;
         let outcome = drive_once(&options, &topic, rows, speed, &published).await;
         if let Err(error) = outcome {
             tracing::warn!(
@@ -269,25 +256,18 @@ async fn drive_once(
     client.disconnect().await
 }
 
-async fn progress(node: Arc<crate::node::Node>, published: Arc<AtomicU64>) {
+async fn progress(http_port: u16, nodes: u16, published: Arc<AtomicU64>) {
     let terminal = std::io::stdout().is_terminal();
     let every = Duration::from_secs(if terminal { 1 } else { 10 });
     loop {
         tokio::time::sleep(every).await;
-        let events: u64 = node
-            .shards
-            .iter()
-            .map(|shard| shard.state.lock().next_offset())
-            .sum();
-        let devices: usize = node
-            .shards
-            .iter()
-            .map(|shard| shard.state.lock().positions().len())
-            .sum();
+        let asked = tokio::task::spawn_blocking(move || look(http_port, nodes)).await;
+        let Ok(Some((up, events, devices, connections))) = asked else {
+            continue;
+        };
         let line = format!(
-            "{} fixes published, {events} events in the log, {devices} devices, {} connections",
+            "{} fixes published, {events} events in the log, {devices} devices, {connections} connections, {up} of {nodes} nodes",
             published.load(Ordering::Relaxed),
-            node.counters.connections(),
         );
         if terminal {
             print!("\r{line}   ");
@@ -296,4 +276,24 @@ async fn progress(node: Arc<crate::node::Node>, published: Arc<AtomicU64>) {
             say!("{line}");
         }
     }
+}
+
+/// Nodes that are up, events, devices and connections, as the first node that answers sees them.
+fn look(http_port: u16, nodes: u16) -> Option<(usize, u64, u64, i64)> {
+    (0..nodes).find_map(|at| {
+        let api = ApiArgs::at(format!("http://127.0.0.1:{}", http_port + at));
+        let nodes = api.get("/api/v1/nodes").ok()?;
+        let shards = api.get("/api/v1/shards").ok()?;
+        let sum = |name: &str| {
+            let shards = shards["data"].as_array().into_iter().flatten();
+            shards.filter_map(|shard| shard[name].as_u64()).sum()
+        };
+        let nodes = nodes["data"].as_array()?;
+        let up = nodes.iter().filter(|node| node["up"] == true).count();
+        let connections = nodes
+            .iter()
+            .filter_map(|node| node["connections"].as_i64())
+            .sum();
+        Some((up, sum("events_next"), sum("devices"), connections))
+    })
 }

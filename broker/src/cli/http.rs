@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::Outcome;
-use super::api::{ApiArgs, escaped, rows, table, word};
+use super::api::{ApiArgs, escaped, rows, word};
 use super::terminal::{printable, printable_json};
 
 #[derive(Debug, Subcommand)]
@@ -110,35 +110,6 @@ pub(super) enum SinkCommand {
         api: ApiArgs,
     },
 }
-
-#[derive(Debug, Subcommand)]
-pub(super) enum ShardCommand {
-    /// List shards, with their leaders and what they hold
-    List(#[command(flatten)] ApiArgs),
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum NodeCommand {
-    /// List nodes
-    List(#[command(flatten)] ApiArgs),
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum ClusterCommand {
-    /// Show nodes, and shards with their leaders
-    Status(#[command(flatten)] ApiArgs),
-}
-
-const NODE_COLUMNS: &[&str] = &["id", "version", "uptime_s", "connections", "shards"];
-const SHARD_COLUMNS: &[&str] = &[
-    "shard",
-    "leader",
-    "applied_index",
-    "devices",
-    "sessions",
-    "retained",
-    "events_next",
-];
 
 pub(super) fn fence(command: FenceCommand) -> Outcome {
     match command {
@@ -303,28 +274,4 @@ pub(super) fn sink(command: SinkCommand) -> Outcome {
             None,
         ),
     }
-}
-
-pub(super) fn shard(ShardCommand::List(api): ShardCommand) -> Outcome {
-    rows(&api, "/api/v1/shards", SHARD_COLUMNS)
-}
-
-pub(super) fn node(NodeCommand::List(api): NodeCommand) -> Outcome {
-    rows(&api, "/api/v1/nodes", NODE_COLUMNS)
-}
-
-pub(super) fn cluster(ClusterCommand::Status(api): ClusterCommand) -> Outcome {
-    let nodes = api.list("/api/v1/nodes")?;
-    let shards = api.list("/api/v1/shards")?;
-    if api.json {
-        say!(
-            "{}",
-            serde_json::json!({ "nodes": nodes["data"], "shards": shards["data"] })
-        );
-        return Ok(());
-    }
-    table(&nodes, NODE_COLUMNS);
-    say!("");
-    table(&shards, SHARD_COLUMNS);
-    Ok(())
 }

@@ -19,7 +19,9 @@ macro_rules! say {
 
 mod api;
 mod client;
+mod cluster;
 mod demo;
+mod demo_nodes;
 mod format;
 mod http;
 mod messages;
@@ -38,7 +40,7 @@ use terminal::printable_lines;
 /// The broker that knows where things are.
 #[derive(Debug, Parser)]
 #[command(name = "meridian", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("MERIDIAN_COMMIT"), ")"), about, long_about = None,
-    after_help = "Examples:\n  meridian demo                          three fences' worth of Helsinki, moving\n  meridian serve -c meridian.toml        one node\n  meridian sub -t 'geo/#' -v             what moves, and what crosses a fence\n  meridian fence put depot.geojson       a fence, from now on\n  meridian position near 24.94,60.17 --limit 3")]
+    after_help = "Examples:\n  meridian demo                          three nodes, and a fleet in Helsinki\n  meridian serve -c meridian.toml        one node\n  meridian sub -t 'geo/#' -v             what moves, and what crosses a fence\n  meridian fence put depot.geojson       a fence, from now on\n  meridian position near 24.94,60.17 --limit 3")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -67,13 +69,13 @@ enum Command {
     Sink(http::SinkCommand),
     /// Show how the cluster stands
     #[command(subcommand)]
-    Cluster(http::ClusterCommand),
+    Cluster(cluster::ClusterCommand),
     /// List nodes
     #[command(subcommand)]
-    Node(http::NodeCommand),
+    Node(cluster::NodeCommand),
     /// List shards
     #[command(subcommand)]
-    Shard(http::ShardCommand),
+    Shard(cluster::ShardCommand),
     /// Add, list and remove users in a users file
     #[command(subcommand)]
     User(users::UserCommand),
@@ -107,9 +109,9 @@ pub fn run() -> ExitCode {
         Command::Position(command) => http::position(command),
         Command::Client(command) => http::client(command),
         Command::Sink(command) => http::sink(command),
-        Command::Cluster(command) => http::cluster(command),
-        Command::Node(command) => http::node(command),
-        Command::Shard(command) => http::shard(command),
+        Command::Cluster(command) => cluster::cluster(command),
+        Command::Node(command) => cluster::node(command),
+        Command::Shard(command) => cluster::shard(command),
         Command::User(command) => users::run(command),
         Command::Pub(args) => messages::publish(args),
         Command::Sub(args) => return ended(messages::subscribe(args)),

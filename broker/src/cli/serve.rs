@@ -18,6 +18,9 @@ pub(super) struct ServeArgs {
     /// Log as JSON lines
     #[arg(long)]
     log_json: bool,
+    /// Stop when standard input ends, as when the process that started this one is gone
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
 }
 
 pub(super) fn run(args: &ServeArgs) -> Outcome {
@@ -32,7 +35,14 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
             tracing::info!(listener = name, %address, "Listening.");
         }
         tracing::info!(data_dir = %config.node.data_dir.display(), "The node is ready.");
-        stopped().await;
+        if args.until_stdin_ends {
+            tokio::select! {
+                () = stopped() => {}
+                () = stdin_ended() => {}
+            }
+        } else {
+            stopped().await;
+        }
         tracing::info!("Stopping.");
         server.stop().await;
         Ok(())
@@ -72,6 +82,17 @@ pub(super) fn log_to_stderr(json: bool) {
     } else {
         builder.try_init()
     };
+}
+
+/// On a thread of its own, which nobody waits for: a read of standard input cannot be taken back.
+async fn stdin_ended() {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _copied = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        // Whoever waited may have stopped by itself.
+        let _gone = ended.send(());
+    });
+    let _closed = end.await;
 }
 
 /// Ctrl-C or SIGTERM.
