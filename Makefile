@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 # What links the RocksDB archive that scripts/setup has compiled once for this machine.
 WITH_ROCKSDB = eval "$$(scripts/setup --env)";
 
-.PHONY: help run test lint unit interop bench bench-traces fmt clean
+.PHONY: help run test lint unit interop bench bench-traces chaos fmt clean
 
 help: ## says what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,6 +48,12 @@ bench-traces: ## replays all recorded traces and compares every event with the o
 	@scripts/setup
 	@$(WITH_ROCKSDB) MERIDIAN_TRACES=liverpool_bus,helsinki_quick,edge_synthetic,austin_raworder,austin_dups,austin_disorder,austin_bus \
 		cargo test --locked --release -p meridian --test traces -- --nocapture a_replayed_trace
+
+chaos: ## three real nodes, whose leader is killed and paused again and again; ROUNDS=20 RATE=1000
+	@scripts/setup
+	@$(WITH_ROCKSDB) cargo build --locked -p meridian -p meridian-chaos-tests
+	@for fault in kill pause; do $(TARGET)/debug/meridian-chaos --program $(TARGET)/debug/meridian \
+		--fault $$fault --rounds $(or $(ROUNDS),20) --rate $(or $(RATE),1000); done
 
 fmt: ## formats the code
 	@cargo fmt --all

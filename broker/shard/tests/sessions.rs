@@ -234,10 +234,11 @@ fn a_will_leaves_until_it_is_confirmed_also_in_a_replay() {
     let opened = shard.open(with_will(0, 0));
     let before = (shard.store.clone(), shard.now_ms);
     shard.close(&opened, true, 0);
-    let [Effect::WillDue { once }, ..] = &shard.effects[..] else {
-        panic!("{:?}", shard.effects)
-    };
-    let once = once.clone();
+    let once = shard.effects.iter().find_map(|effect| match effect {
+        Effect::WillDue { once } => Some(once.clone()),
+        _ => None,
+    });
+    let once = once.expect("the will is due");
     assert_eq!(shard.state.leaving_will(&once).unwrap().topic, "w");
     let other = log::Once {
         epoch: once.epoch + 1,

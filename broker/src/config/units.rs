@@ -32,7 +32,7 @@ pub const DURATION: Unit<Duration> = Unit {
         )
     },
 };
-/// [`bytes`].
+/// [`bytes()`].
 pub const BYTES: Unit<u64> = Unit {
     read: bytes,
     show: |bytes| {

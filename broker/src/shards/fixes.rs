@@ -138,7 +138,11 @@ async fn attempt(
         .leader
         .filter(|leader| *leader != node.id)
         .ok_or(Refused::Unavailable)?;
-    let (accepted, applied_index) = ask(&node.transport, leader, &shard.name, items).await?;
+    // Whoever was asked may have stopped dead: a new leader is asked at once.
+    let (accepted, applied_index) = tokio::select! {
+        answer = ask(&node.transport, leader, &shard.name, items) => answer?,
+        () = shard.leader.changed() => return Err(Refused::Unknown),
+    };
     // What is acknowledged here can be read here.
     let deadline = Instant::now() + VISIBLE_MAX;
     while shard.group.status().applied_index < applied_index && Instant::now() < deadline {

@@ -25,7 +25,7 @@ const READ_MAX: Duration = Duration::from_secs(1);
 /// How often a leader looks whether it still has a majority.
 const LOOK: Duration = Duration::from_millis(100);
 /// A leader that a majority answered so recently may decide alone: nobody else can lead yet.
-const LEASE: Duration = Duration::from_millis(800);
+const LEASE: Duration = Duration::from_millis(700);
 
 /// Why an entry is not known to be in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

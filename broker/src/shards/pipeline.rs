@@ -257,7 +257,12 @@ async fn put(
     let begun = Instant::now();
     let mut pause = RETRY_MIN;
     loop {
-        match leader.append(entry.clone()).await {
+        // Whoever was asked may have stopped dead: a new leader is asked at once.
+        let appended = tokio::select! {
+            appended = leader.append(entry.clone()) => appended,
+            () = leader.changed() => Err(AppendError::NotNow),
+        };
+        match appended {
             Ok(()) => return true,
             Err(AppendError::Stopped) => return false,
             // Known or unknown, it goes again: what is in the log twice is applied once.
