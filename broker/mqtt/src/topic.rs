@@ -4,6 +4,8 @@
 //! [`TopicFilter`] has them only where they are allowed. [`TopicFilter::matches`] is the plain definition of matching;
 //! [`crate::topic_tree`] is the fast form and is tested against it.
 
+mod coverage;
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -33,6 +33,7 @@ use crate::packet::{
 };
 use crate::reason::ReasonCode;
 use crate::text::Text;
+use crate::topic::TopicName;
 use inbound::{Inbound, Releasing, Taken};
 use outbound::Outbound;
 
@@ -159,6 +160,11 @@ impl Session {
             _ => self.close(WillFate::Discard),
         }
         self.check();
+    }
+
+    /// The client was not listened to until now: its silence was not its own.
+    pub fn listened(&mut self, now: Instant) {
+        self.heard = now;
     }
 
     /// The session's expiry as it stands, seconds.
@@ -343,6 +349,13 @@ impl Session {
         let delivered = self.outbound.deliver(delivery, now, &mut self.outputs);
         self.check();
         delivered
+    }
+
+    /// Takes back messages that wait to be sent and that `keeps` does not want sent any more; how many.
+    pub fn withdraw(&mut self, keeps: impl Fn(&TopicName) -> bool) -> usize {
+        let withdrawn = self.outbound.withdraw(keeps, &mut self.outputs);
+        self.check();
+        withdrawn
     }
 
     /// The server ends the connection.

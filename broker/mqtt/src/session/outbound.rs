@@ -13,6 +13,7 @@ use crate::packet::{
     Ack, ConnectProperties, Packet, PacketId, Publish, PublishProperties, QoS, Version,
 };
 use crate::reason::ReasonCode;
+use crate::topic::TopicName;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -120,6 +121,49 @@ impl Outbound {
         self.wait(Waiting::New(delivery));
         self.pump(now, outputs);
         Ok(())
+    }
+
+    /// Takes back what waits and `keeps` does not want sent any more; how many messages.
+    ///
+    /// A QoS 2 message that the client may have seen cannot just be left out: its flow is ended by PUBREL, which tells
+    /// nothing.
+    pub(super) fn withdraw(
+        &mut self,
+        keeps: impl Fn(&TopicName) -> bool,
+        outputs: &mut VecDeque<Output>,
+    ) -> usize {
+        let mut withdrawn = 0;
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.waiting_bytes -= waiting.own_bytes();
+            if let Some(id) = waiting.packet_id() {
+                self.reserved.remove(&id);
+            }
+            let (delivery, again) = match waiting {
+                Waiting::New(delivery) => (delivery, false),
+                Waiting::Again(delivery) => (delivery, true),
+                release @ Waiting::Release { .. } => {
+                    self.wait(release);
+                    continue;
+                }
+            };
+            if keeps(&delivery.topic) {
+                self.wait(if again {
+                    Waiting::Again(delivery)
+                } else {
+                    Waiting::New(delivery)
+                });
+                continue;
+            }
+            withdrawn += 1;
+            let handle = delivery.handle;
+            match delivery.packet_id {
+                Some(packet_id) if again && delivery.qos == QoS::ExactlyOnce => {
+                    self.wait(Waiting::Release { packet_id, handle });
+                }
+                _ => outputs.push_back(Output::Acknowledged { handle }),
+            }
+        }
+        withdrawn
     }
 
     fn wait(&mut self, waiting: Waiting) {

@@ -1063,3 +1063,41 @@ fn v311_acknowledges_what_it_refuses_mqtt_3_3_5_2_v311() {
         "the only word there is"
     );
 }
+
+/// What waits may be taken back, but a QoS 2 flow that the client may know of is ended and not forgotten.
+#[test]
+fn what_is_withdrawn_is_not_sent_and_leaves_no_flow_open() {
+    let secret = |qos, handle: u64| Delivery {
+        topic: TopicName::from_static("secret"),
+        packet_id: PacketId::new(u16::try_from(handle).unwrap()),
+        ..delivery(qos, handle)
+    };
+    let mut alone = connect(Version::V5);
+    alone.properties.receive_maximum = NonZeroU16::new(1);
+    let resume = vec![
+        Resume::Publish(secret(QoS::AtLeastOnce, 11)),
+        Resume::Publish(secret(QoS::ExactlyOnce, 12)),
+        Resume::Publish(secret(QoS::AtLeastOnce, 13)),
+    ];
+    let mut peer = Peer::connected(alone, resume);
+    assert_eq!(peer.drain().len(), 1, "the first is on its way already");
+    let now = peer.now;
+    peer.session
+        .deliver(delivery(QoS::AtLeastOnce, 14), now)
+        .unwrap();
+    assert_eq!(peer.session.withdraw(|topic| topic.as_str() != "secret"), 2);
+    assert!(matches!(
+        peer.drain()[..],
+        [Output::Acknowledged { handle: 13 }]
+    ));
+    let outputs = peer.receive(Packet::PubAck(ack(11, ReasonCode::Success)));
+    assert!(matches!(
+        &outputs[..],
+        [Output::Acknowledged { handle: 11 }, Output::Send(Packet::PubRel(release))] if release.packet_id == id(12)
+    ));
+    let outputs = peer.receive(Packet::PubComp(ack(12, ReasonCode::Success)));
+    assert!(matches!(
+        &outputs[..],
+        [Output::Acknowledged { handle: 12 }, Output::Send(Packet::Publish(open))] if open.topic.as_ref().unwrap().as_str() == "t"
+    ));
+}
