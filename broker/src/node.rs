@@ -23,16 +23,18 @@ use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::access::{Access, Client, Rights};
 use crate::auth::Auth;
 use crate::clock::LeaderClock;
 use crate::cluster::{Calls, ClusterOptions, Peers, run_members, run_presence};
+use crate::connection::PublishRates;
 use crate::counters::Counters;
 use crate::delivery::{
     Dispatch, Errand, Errands, MailboxLimits, SessionRoutes, ShardEffects, run_errands,
     run_handover,
 };
 use crate::geo::{GeoInputs, GeoPublish, InputPattern};
-use crate::registry::Registry;
+use crate::registry::{Registry, SessionQuota};
 use crate::router::{Outgoing, ShardIndex, ShardMap, Subscriptions};
 use crate::shards::{
     EventTail, FixesItem, FixesPublish, FixesWaiter, Leader, Leading, MetaMachine, QUEUE_MAX,
@@ -65,8 +67,12 @@ pub struct NodeOptions {
     pub events_kept: u64,
     /// Who may connect.
     pub auth: Auth,
-    /// Whether clients may publish under `geo/`.
-    pub publish_geo: bool,
+    /// Where they may publish and subscribe.
+    pub access: Access,
+    /// How fast one client may publish.
+    pub publish_rates: PublishRates,
+    /// How many sessions may outlive their connections.
+    pub session_quota: SessionQuota,
     /// How it finds the other nodes; without, it is a cluster of one.
     pub cluster: Option<ClusterOptions>,
     /// Copies of each shard.
@@ -149,7 +155,12 @@ pub struct Node {
     pub sys: SysTopics,
     /// What is counted.
     pub counters: Counters,
-    publish_geo: bool,
+    /// Where clients may publish and subscribe.
+    pub access: Arc<Access>,
+    /// How fast one client may publish.
+    pub publish_rates: PublishRates,
+    /// How many sessions may outlive their connections.
+    pub session_quota: SessionQuota,
     owners: AtomicU64,
     started: Instant,
     storage: Storage,
@@ -285,7 +296,9 @@ impl Node {
             },
             sys: SysTopics::default(),
             counters: Counters::default(),
-            publish_geo: options.publish_geo,
+            access: Arc::new(options.access),
+            publish_rates: options.publish_rates,
+            session_quota: options.session_quota,
             owners: AtomicU64::new(1),
             started: Instant::now(),
             storage,
@@ -374,6 +387,7 @@ impl Node {
         let mut tasks = self.tasks.lock();
         tasks.push(tokio::spawn(run_errands(
             Arc::clone(&self.shards),
+            Arc::clone(&self.access),
             errands,
             stopped.clone(),
         )));
@@ -413,10 +427,22 @@ impl Node {
         )));
     }
 
-    /// Whether a client may publish to `topic`: not to the broker's own.
+    /// What a client may do, and the generation of the rules that say so.
     #[must_use]
-    pub fn may_publish(&self, topic: &str) -> bool {
-        !topic.starts_with('$') && (self.publish_geo || !topic.starts_with("geo/"))
+    pub fn rights(&self, client_id: &str, user: Option<&str>) -> (Arc<Rights>, u64) {
+        self.access.rights(Client {
+            id: client_id,
+            user,
+            region: self.shards.map.client_region(client_id),
+        })
+    }
+
+    /// Rules or users have changed: all connections ask for their rights again.
+    pub fn rights_changed(&self) {
+        self.access.changed();
+        for session in self.registry.all() {
+            session.tell_of_rights();
+        }
     }
 
     /// Names a connection.

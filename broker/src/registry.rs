@@ -14,16 +14,87 @@ use crate::router::Subscriptions;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Registry {
-    sessions: Mutex<HashMap<Box<str>, Arc<SessionHandle>>>,
+    sessions: Mutex<Sessions>,
     /// One CONNECT of a client id at a time: who comes later wins.
     connecting: Mutex<HashMap<Box<str>, Weak<AsyncMutex<()>>>>,
 }
 
+#[derive(Debug, Default)]
+struct Sessions {
+    by_client: HashMap<Box<str>, Arc<SessionHandle>>,
+    /// Those that outlive their connections.
+    persistent: usize,
+    /// Of these, by the user whose they are.
+    persistent_of: HashMap<Box<str>, usize>,
+}
+
+/// How many sessions may outlive their connections.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionQuota {
+    /// In all.
+    pub total_max: u64,
+    /// Of one user.
+    pub per_user_max: Option<u64>,
+}
+
+impl Sessions {
+    fn insert(&mut self, session: Arc<SessionHandle>) -> Option<Arc<SessionHandle>> {
+        let old = self.remove(&session.client_id);
+        if session.persistent.is_some() {
+            self.persistent += 1;
+            if let Some(owner) = session.owner.get() {
+                *self.persistent_of.entry(owner.clone()).or_default() += 1;
+            }
+        }
+        self.by_client.insert(session.client_id.clone(), session);
+        old
+    }
+
+    fn remove(&mut self, client_id: &str) -> Option<Arc<SessionHandle>> {
+        let session = self.by_client.remove(client_id)?;
+        if session.persistent.is_some() {
+            self.persistent -= 1;
+            let owner = session.owner.get();
+            if let Some(count) = owner.and_then(|owner| self.persistent_of.get_mut(owner)) {
+                *count -= 1;
+                if *count == 0
+                    && let Some(owner) = owner
+                {
+                    self.persistent_of.remove(owner);
+                }
+            }
+        }
+        Some(session)
+    }
+}
+
 impl Registry {
+    /// Whether one more session of `user` may outlive its connection.
+    #[must_use]
+    pub fn has_room(&self, user: Option<&str>, quota: SessionQuota) -> bool {
+        let below = |count: usize, max: u64| u64::try_from(count).is_ok_and(|count| count < max);
+        let sessions = self.sessions.lock();
+        let of_user = user.and_then(|user| sessions.persistent_of.get(user));
+        let of_user = of_user.copied().unwrap_or(0);
+        below(sessions.persistent, quota.total_max)
+            && (user.is_none() || quota.per_user_max.is_none_or(|max| below(of_user, max)))
+    }
+
+    /// A session of nobody's has an owner from now on.
+    pub fn own(&self, session: &Arc<SessionHandle>, user: &str) {
+        let mut sessions = self.sessions.lock();
+        let is_new = session.owner.set(user.into()).is_ok();
+        let known = sessions.by_client.get(&session.client_id);
+        let is_counted = known.is_some_and(|known| Arc::ptr_eq(known, session));
+        if is_new && is_counted && session.persistent.is_some() {
+            *sessions.persistent_of.entry(user.into()).or_default() += 1;
+        }
+    }
+
     /// The session of `client_id`.
     #[must_use]
     pub fn get(&self, client_id: &str) -> Option<Arc<SessionHandle>> {
-        self.sessions.lock().get(client_id).cloned()
+        self.sessions.lock().by_client.get(client_id).cloned()
     }
 
     /// Waits for its turn to connect as `client_id`.
@@ -47,10 +118,7 @@ impl Registry {
 
     /// Makes `session` the one of its client id. The one before is evicted, and its subscriptions match no more.
     pub fn replace(&self, session: Arc<SessionHandle>, subscriptions: &Subscriptions) {
-        let old = self
-            .sessions
-            .lock()
-            .insert(session.client_id.clone(), Arc::clone(&session));
+        let old = self.sessions.lock().insert(Arc::clone(&session));
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, &session)) {
             old.evict();
             unsubscribe_all(&old, subscriptions);
@@ -61,6 +129,7 @@ impl Registry {
     pub fn remove(&self, session: &Arc<SessionHandle>, subscriptions: &Subscriptions) {
         let mut sessions = self.sessions.lock();
         if sessions
+            .by_client
             .get(&session.client_id)
             .is_some_and(|known| Arc::ptr_eq(known, session))
         {
@@ -82,7 +151,7 @@ impl Registry {
     /// All sessions.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<SessionHandle>> {
-        self.sessions.lock().values().cloned().collect()
+        self.sessions.lock().by_client.values().cloned().collect()
     }
 }
 

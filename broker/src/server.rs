@@ -10,14 +10,18 @@ use meridian_sinks::file::{FileOptions, FileSink};
 use meridian_sinks::{Pipeline, PipelineOptions};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::access::{Access, Rules};
 use crate::admin::{self, Api, HttpServer};
-use crate::auth::Auth;
-use crate::config::{Config, SinkConfig, is_loopback};
+use crate::auth::{Auth, Users};
+use crate::config::{Config, PlainListener, SinkConfig, is_loopback};
 use crate::delivery::MailboxLimits;
-use crate::listener::{Listener, TlsError, TlsFiles, Transport, acceptor, expires_at_s};
+use crate::listener::{Doors, Inside, Listener, SeatLimits, Tls, TlsError, TlsFiles, Transport};
 use crate::node::{Node, NodeOptions, StartError};
+use crate::registry::SessionQuota;
+use crate::reload;
 use crate::sources::ShardEvents;
 use crate::telemetry;
 
@@ -47,6 +51,9 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
+    /// SIGHUP cannot be heard.
+    #[error("signals cannot be heard: {0}")]
+    Signals(std::io::Error),
 }
 
 /// A node with its listeners, API and sinks.
@@ -59,6 +66,8 @@ pub struct Server {
     http: Option<HttpServer>,
     sinks: Vec<Pipeline>,
     upkeep: JoinHandle<()>,
+    watcher: JoinHandle<()>,
+    stop: watch::Sender<bool>,
 }
 
 impl Server {
@@ -80,10 +89,18 @@ impl Server {
                     cert: listener.cert.clone(),
                     key: listener.key.clone(),
                     client_ca: listener.client_ca.clone(),
+                    client_crl: listener.client_crl.clone(),
+                    identity: listener.identity,
                     tls12: listener.tls12,
+                    inside: if name == "tls" {
+                        Inside::Mqtt
+                    } else {
+                        Inside::WebSocket
+                    },
                 };
-                secured.push((name, listener.bind, acceptor(&files)?));
-                certificates.push((name, expires_at_s(&files)?));
+                let tls = Arc::new(Tls::load(files)?);
+                certificates.push((name, Arc::clone(&tls)));
+                secured.push((name, listener.bind, listener.proxy_protocol, tls));
             }
         }
         let node = Node::start(node_options(config)).await?;
@@ -109,28 +126,66 @@ impl Server {
                 PipelineOptions::default(),
             ));
         }
+        let (stop, stopped) = watch::channel(false);
+        let mut sources = watched(config, &node);
+        for (name, _, _, tls) in &secured {
+            let (files, tls) = (tls.files(), Arc::clone(tls));
+            sources.push(reload::Source {
+                what: format!("certificates of listeners.{name}"),
+                files,
+                reload: Box::new(move || tls.reload().map_err(|error| error.to_string())),
+            });
+        }
+        let watcher = reload::watch(sources, stopped);
         let mut server = Server {
+            watcher: watcher.map_err(ServeError::Signals)?,
             node,
             addresses: Vec::new(),
             listeners: Vec::new(),
             http: None,
             sinks,
+            stop,
             upkeep: tokio::spawn(keep_up(metrics.clone())),
         };
-        let max = config.limits.max_connections;
-        if let Some(bind) = config.listeners.tcp {
-            server.listen("tcp", bind, Transport::Tcp, max)?;
-        }
-        if let Some(bind) = config.listeners.ws {
-            server.listen("ws", bind, Transport::WebSocket, max)?;
-        }
-        for (name, bind, acceptor) in secured {
+        let doors = Doors::new(SeatLimits {
+            total_max: config.limits.max_connections,
+            elsewhere: config.limits.per_address,
+            loopback: config.limits.per_loopback_address,
+        });
+        let plain = [
+            ("tcp", config.listeners.tcp, Transport::Tcp),
+            ("ws", config.listeners.ws, Transport::WebSocket),
+        ];
+        let plain = plain.into_iter().filter_map(|(name, listener, transport)| {
+            let PlainListener {
+                bind,
+                proxy_protocol,
+            } = listener?;
+            Some((name, bind, proxy_protocol, transport))
+        });
+        let secured = secured.into_iter().map(|(name, bind, proxied, tls)| {
             let transport = if name == "tls" {
-                Transport::Tls(acceptor)
+                Transport::Tls(tls)
             } else {
-                Transport::SecureWebSocket(acceptor)
+                Transport::SecureWebSocket(tls)
             };
-            server.listen(name, bind, transport, max)?;
+            (name, bind, proxied, transport)
+        });
+        for (name, bind, proxied, transport) in plain.chain(secured) {
+            let listener = Listener::start(
+                bind,
+                transport,
+                proxied,
+                doors.clone(),
+                Arc::clone(&server.node),
+            );
+            let listener = listener.map_err(|source| ServeError::Bind {
+                what: name,
+                address: bind,
+                source,
+            })?;
+            server.addresses.push((name, listener.address));
+            server.listeners.push(listener);
         }
         if let Some(bind) = config.listeners.http {
             let api = Arc::new(Api {
@@ -154,24 +209,6 @@ impl Server {
         Ok(server)
     }
 
-    fn listen(
-        &mut self,
-        name: &'static str,
-        bind: SocketAddr,
-        transport: Transport,
-        connections_max: u64,
-    ) -> Result<(), ServeError> {
-        let listener = Listener::start(bind, transport, connections_max, Arc::clone(&self.node));
-        let listener = listener.map_err(|source| ServeError::Bind {
-            what: name,
-            address: bind,
-            source,
-        })?;
-        self.addresses.push((name, listener.address));
-        self.listeners.push(listener);
-        Ok(())
-    }
-
     /// Where `name` listens.
     #[must_use]
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
@@ -189,6 +226,10 @@ impl Server {
         if let Some(http) = self.http {
             http.stop().await;
         }
+        self.stop.send_replace(true);
+        if let Err(error) = self.watcher.await {
+            tracing::error!(%error, "Watching files ended badly.");
+        }
         for sink in &self.sinks {
             sink.stop().await;
         }
@@ -203,6 +244,37 @@ async fn keep_up(metrics: PrometheusHandle) {
         tokio::time::sleep(telemetry::UPKEEP).await;
         metrics.run_upkeep();
     }
+}
+
+/// What of `config` may change while the node runs.
+fn watched(config: &Config, node: &Arc<Node>) -> Vec<reload::Source> {
+    let mut sources = Vec::new();
+    if let Some(acl) = &config.auth.acl {
+        let (node, path) = (Arc::clone(node), acl.path.clone());
+        sources.push(reload::Source {
+            what: "access rules".into(),
+            files: vec![path.clone()],
+            reload: Box::new(move || {
+                node.access
+                    .replace(Rules::load(&path).map_err(|error| error.to_string())?);
+                node.rights_changed();
+                Ok(())
+            }),
+        });
+    }
+    if let Some(users) = &config.auth.users {
+        let (node, path) = (Arc::clone(node), users.path.clone());
+        sources.push(reload::Source {
+            what: "users".into(),
+            files: vec![path.clone()],
+            reload: Box::new(move || {
+                node.auth.replace_users(Users::load(&path)?);
+                node.rights_changed();
+                Ok(())
+            }),
+        });
+    }
+    sources
 }
 
 fn node_options(config: &Config) -> NodeOptions {
@@ -242,11 +314,24 @@ fn node_options(config: &Config) -> NodeOptions {
         },
         subscriptions_max: limits.max_subscriptions,
         events_kept: limits.max_events,
-        auth: Auth {
-            allow_anonymous: config.auth.allow_anonymous,
-            users: Arc::new(config.auth.users.clone()),
+        auth: Auth::new(
+            config.auth.allow_anonymous,
+            config
+                .auth
+                .users
+                .as_ref()
+                .map(|users| Arc::clone(&users.content)),
+        )
+        .with_bound_client_ids(config.auth.bind_client_id),
+        publish_rates: limits.publish_rates,
+        session_quota: SessionQuota {
+            total_max: limits.max_sessions,
+            per_user_max: limits.max_sessions_per_user,
         },
-        publish_geo: config.auth.publish_geo,
+        access: Access::new(
+            config.auth.acl.as_ref().map(|acl| Arc::clone(&acl.content)),
+            config.auth.publish_geo,
+        ),
         cluster: config.cluster.options.clone(),
         replication: config.cluster.replication,
         zone: config.node.zone.clone().unwrap_or_default(),
@@ -264,7 +349,8 @@ fn shown(config: &Config) -> serde_json::Value {
             "default_shards": config.sharding.default_shards,
         },
         "auth": {
-            "allow_anonymous": config.auth.allow_anonymous, "users": config.auth.users.len(),
+            "allow_anonymous": config.auth.allow_anonymous, "users": config.auth.users.as_ref().map(|users| users.content.len()),
+            "acl_file": config.auth.acl.as_ref().map(|acl| &acl.path),
             "api_token": config.auth.api_token.as_ref().map(|_| "***"),
         },
         "limits": {

@@ -49,17 +49,20 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("meridian_messages_sent_total", Kind::Counter, "PUBLISH packets to clients, by QoS."),
     ("meridian_positions_total", Kind::Counter, "Fixes, by what became of them."),
     (PUBLISH_COMMIT, Kind::Histogram, "From a publication's arrival at its shard to its commit; of the publications that one log entry takes, the oldest."),
+    ("meridian_publish_throttled_total", Kind::Counter, "Times that a client was not read from, because it published too fast."),
     ("meridian_raft_applied_index", Kind::Gauge, "The last log entry that this node has applied, by shard."),
     ("meridian_raft_flushes_total", Kind::Counter, "Flushes of the log to disk."),
     ("meridian_raft_leader", Kind::Gauge, "Whether this node leads the shard: 1 or 0."),
     ("meridian_raft_notifications_dropped_total", Kind::Counter, "One-way messages to other nodes that were let go: the node was away, or too many waited."),
     ("meridian_raft_snapshots_installed_total", Kind::Counter, "Snapshots of other nodes that replaced a shard's state here."),
     ("meridian_raft_transport_writes_total", Kind::Counter, "Writes to other nodes; each takes all messages that are ready."),
+    ("meridian_reloads_total", Kind::Counter, "Changed files that were read anew, by result."),
     ("meridian_shard_entries_total", Kind::Counter, "Log entries proposed to shards."),
     ("meridian_sink_failed_total", Kind::Counter, "Writes to a sink that failed."),
     ("meridian_sink_lag_events", Kind::Gauge, "Events that a sink does not have yet."),
     ("meridian_sink_written_total", Kind::Counter, "Events that a sink has confirmed."),
     ("meridian_subscriptions", Kind::Gauge, "Subscriptions of this node's sessions."),
+    ("meridian_subscriptions_refused_total", Kind::Counter, "Subscriptions that were refused, by reason."),
 ];
 
 /// Makes the recorder of this process, and describes every metric. A second server of one process counts into the first

@@ -39,6 +39,7 @@ async fn open(shards: &Shards, client_id: &str, will: Option<log::Message>) -> O
         // Nobody's run that is over.
         node: 99,
         boot: 1,
+        ..Default::default()
     };
     let home = shards.get(shards.map.of_client(client_id));
     match home.propose(Body::OpenSession(open)).await.unwrap() {

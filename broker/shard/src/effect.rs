@@ -21,7 +21,7 @@ pub enum Effect {
         /// Its place in the queue.
         seq: u64,
         /// The message.
-        queued: log::QueuedMessage,
+        queued: Box<log::QueuedMessage>,
     },
     /// A message for a session was let go.
     Dropped {
@@ -105,6 +105,8 @@ pub enum Reply {
     Opened(Box<OpenedSession>),
     /// The session, or the connection, that the command speaks of is no longer the one of its client id.
     Stale,
+    /// The session is another user's.
+    NotOwner,
 }
 
 /// A session as its new connection finds it.

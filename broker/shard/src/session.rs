@@ -176,6 +176,10 @@ impl Sessions {
             *epochs
         };
         if let Some(old) = self.by_client.get_mut(client_id) {
+            let expired = old.expires_ms().is_some_and(|expires| expires <= now_ms);
+            if !expired && !old.record.owner.is_empty() && old.record.owner != open.owner {
+                return Reply::NotOwner;
+            }
             // The old connection is being taken over: its will has no delay to wait for [MQTT-3.1.3-9].
             let overtaken = old.record.connected
                 && old
@@ -183,7 +187,6 @@ impl Sessions {
                     .will
                     .as_ref()
                     .is_some_and(|will| will.delay_s == 0);
-            let expired = old.expires_ms().is_some_and(|expires| expires <= now_ms);
             if overtaken {
                 self.fire_will(client_id, writes, effects);
             }
@@ -213,6 +216,9 @@ impl Sessions {
         record.connection_epoch = connection_epoch;
         record.connected = true;
         record.expiry_s = open.expiry_s;
+        if !open.owner.is_empty() {
+            record.owner.clone_from(&open.owner);
+        }
         record.will.clone_from(&open.will);
         record.will_due_ms = None;
         record.queued = present || open.expiry_s > 0;
@@ -536,7 +542,7 @@ impl Session {
             effects.push(Effect::Queued {
                 client_id: self.record.client_id.clone(),
                 seq,
-                queued,
+                queued: Box::new(queued),
             });
         }
         self.queue.insert(seq, entry);

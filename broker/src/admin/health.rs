@@ -39,8 +39,8 @@ pub(super) async fn metrics(State(api): Shared) -> impl IntoResponse {
     for (qos, count) in node.counters.sent_by_qos().into_iter().enumerate() {
         metrics::counter!("meridian_messages_sent_total", "qos" => qos.to_string()).absolute(count);
     }
-    for (listener, expires_at_s) in &api.certificates {
-        telemetry::certificate_expiry(listener, *expires_at_s - wall_ms().div_euclid(1000));
+    for (listener, tls) in &api.certificates {
+        telemetry::certificate_expiry(listener, tls.expires_at_s() - wall_ms().div_euclid(1000));
     }
     metrics::gauge!("meridian_fences").set(node.meta.lock().fences().len() as f64);
     metrics::gauge!("meridian_subscriptions").set(node.dispatch.subscriptions.len() as f64);

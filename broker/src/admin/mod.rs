@@ -24,6 +24,7 @@ use axum::routing::MethodRouter;
 use meridian_sinks::Pipeline;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::listener::Tls;
 use crate::node::Node;
 use problem::Problem;
 pub use server::HttpServer;
@@ -36,8 +37,8 @@ pub struct Api {
     pub sinks: Vec<Pipeline>,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
-    /// The listeners with a certificate, and when each ends, epoch seconds.
-    pub certificates: Vec<(&'static str, i64)>,
+    /// The listeners with a certificate.
+    pub certificates: Vec<(&'static str, Arc<Tls>)>,
     /// Asked for off loopback; without one, nothing but health is served there.
     pub token: Option<String>,
     /// Whether the listener is on loopback.

@@ -7,12 +7,17 @@ mod cluster;
 mod reader;
 pub mod units;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::Rules;
+use crate::auth::Users;
+use crate::connection::PublishRates;
 use crate::geo::InputPattern;
+use crate::listener::{AddressLimits, IdentityField};
 use crate::router::ShardMap;
 pub use cluster::ClusterConfig;
 pub use reader::Mistake;
@@ -89,15 +94,25 @@ impl Sharding {
 #[derive(Debug, Clone, Default)]
 pub struct Listeners {
     /// MQTT over TCP.
-    pub tcp: Option<SocketAddr>,
+    pub tcp: Option<PlainListener>,
     /// MQTT over TLS.
     pub tls: Option<TlsListener>,
     /// MQTT over WebSocket, path `/mqtt`.
-    pub ws: Option<SocketAddr>,
+    pub ws: Option<PlainListener>,
     /// MQTT over WebSocket over TLS.
     pub wss: Option<TlsListener>,
     /// The HTTP API.
     pub http: Option<SocketAddr>,
+}
+
+/// A listener without a certificate.
+#[derive(Debug, Clone, Copy)]
+pub struct PlainListener {
+    /// `bind`
+    pub bind: SocketAddr,
+    /// `proxy_protocol`: each connection begins with a PROXY header of version 2, which a load balancer writes; the
+    /// address in it counts as the client's. Default false.
+    pub proxy_protocol: bool,
 }
 
 /// A listener with a certificate.
@@ -111,8 +126,14 @@ pub struct TlsListener {
     pub key: PathBuf,
     /// `client_ca`: PEM; with it, client certificates are required.
     pub client_ca: Option<PathBuf>,
+    /// `client_crl`: PEM; certificates that are not taken any more.
+    pub client_crl: Option<PathBuf>,
+    /// `identity`: the field of a client certificate that names the user: `cn`, `san_dns`, `san_uri` or `off`. Default cn.
+    pub identity: IdentityField,
     /// `min_version`: `1.3` or `1.2`. Default 1.3.
     pub tls12: bool,
+    /// `proxy_protocol`, before the handshake. Default false.
+    pub proxy_protocol: bool,
 }
 
 /// `[auth]`: who may connect.
@@ -120,12 +141,41 @@ pub struct TlsListener {
 pub struct AuthConfig {
     /// `allow_anonymous`. Default: only if all listeners are on loopback.
     pub allow_anonymous: bool,
-    /// Name to argon2id hash, from `users_file`.
-    pub users: HashMap<String, String>,
+    /// `users_file`: who may connect by password. Default none.
+    pub users: Option<FromFile<Users>>,
+    /// `acl_file`: who may publish and subscribe where. Default none: everybody, but for what is the broker's own.
+    pub acl: Option<FromFile<Rules>>,
+    /// `bind_client_id`: a client's id is its user's name. Default false.
+    pub bind_client_id: bool,
     /// `publish_geo`: whether clients may publish under `geo/`. Default false.
     pub publish_geo: bool,
     /// `api_token`: what the HTTP API asks for off loopback.
     pub api_token: Option<String>,
+}
+
+/// What a file said at the start, and where it can be read anew.
+#[derive(Debug)]
+pub struct FromFile<T> {
+    /// The file.
+    pub path: PathBuf,
+    /// What is in it.
+    pub content: Arc<T>,
+}
+
+impl<T> Clone for FromFile<T> {
+    fn clone(&self) -> Self {
+        FromFile {
+            path: self.path.clone(),
+            content: Arc::clone(&self.content),
+        }
+    }
+}
+
+impl<T> FromFile<T> {
+    fn load<E: ToString>(path: PathBuf, load: fn(&Path) -> Result<T, E>) -> Result<Self, String> {
+        let content = Arc::new(load(&path).map_err(|error| error.to_string())?);
+        Ok(FromFile { path, content })
+    }
 }
 
 /// `[limits]`
@@ -143,6 +193,17 @@ pub struct LimitsConfig {
     pub max_queued_bytes: u64,
     /// `max_connections`. Default 1,000,000.
     pub max_connections: u64,
+    /// `max_sessions` that outlive their connections. Default 1,000,000.
+    pub max_sessions: u64,
+    /// `max_sessions_per_user`, of those. Default 10,000, since a fleet may share a credential.
+    pub max_sessions_per_user: Option<u64>,
+    /// `max_connections_per_address`, 4096 by default, and `connection_rate_per_address`, 500/s by default: of one IPv4
+    /// address or /64 network of IPv6. This machine's own addresses are bound only by figures that are written down.
+    pub per_address: AddressLimits,
+    /// The same for this machine's own addresses.
+    pub per_loopback_address: AddressLimits,
+    /// `publish_rate` and `publish_bytes_rate` of one client. Default off.
+    pub publish_rates: PublishRates,
     /// `max_subscriptions` of one session. Default 1000.
     pub max_subscriptions: usize,
     /// `max_session_expiry`: no session outlives its client's absence by more. Default 7d.
@@ -223,11 +284,10 @@ impl Config {
 }
 
 fn read(reader: &mut Reader, base: &Path) -> Config {
-    let file = |path: String| base.join(path);
     let listeners = read_listeners(reader, base);
     let loopback = [
-        listeners.tcp,
-        listeners.ws,
+        listeners.tcp.map(|plain| plain.bind),
+        listeners.ws.map(|plain| plain.bind),
         listeners.tls.as_ref().map(|tls| tls.bind),
         listeners.wss.as_ref().map(|tls| tls.bind),
     ]
@@ -264,9 +324,13 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
         },
         auth: AuthConfig {
             allow_anonymous: reader.boolean("auth.allow_anonymous", loopback),
-            users: reader
-                .parsed("auth.users_file", |path| read_users(&file(path.to_owned())))
-                .unwrap_or_default(),
+            users: reader.parsed("auth.users_file", |path| {
+                FromFile::load(base.join(path), Users::load)
+            }),
+            acl: reader.parsed("auth.acl_file", |path| {
+                FromFile::load(base.join(path), Rules::load)
+            }),
+            bind_client_id: reader.boolean("auth.bind_client_id", false),
             publish_geo: reader.boolean("auth.publish_geo", false),
             api_token: reader.text("auth.api_token"),
         },
@@ -310,11 +374,10 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
         },
         sinks: read_sinks(reader, base),
     };
-    if reader.text("auth.acl_file").is_some() {
+    if config.auth.acl.is_some() && config.auth.publish_geo {
         reader.mistake(
-            "auth.acl_file",
-            "this version has no access rules yet: take the key out, and see auth.publish_geo"
-                .into(),
+            "auth.publish_geo",
+            "with auth.acl_file, its rules say who publishes under geo/: take the key out".into(),
         );
     }
     config
@@ -323,19 +386,24 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
 fn read_listeners(reader: &mut Reader, base: &Path) -> Listeners {
     let on_loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
     if !reader.has_section("listeners") {
+        let plain = |port| PlainListener {
+            bind: on_loopback(port),
+            proxy_protocol: false,
+        };
         return Listeners {
-            tcp: Some(on_loopback(1883)),
+            tcp: Some(plain(1883)),
             tls: None,
-            ws: Some(on_loopback(8083)),
+            ws: Some(plain(8083)),
             wss: None,
             http: Some(on_loopback(18083)),
         };
     }
     let plain = |reader: &mut Reader, name: &str, port| {
         let section = format!("listeners.{name}");
-        reader
-            .has_section(&section)
-            .then(|| bind(reader, &section, on_loopback(port)))
+        reader.has_section(&section).then(|| PlainListener {
+            bind: bind(reader, &section, on_loopback(port)),
+            proxy_protocol: reader.boolean(&format!("{section}.proxy_protocol"), false),
+        })
     };
     let secured = |reader: &mut Reader, name: &str, port| {
         let section = format!("listeners.{name}");
@@ -353,11 +421,19 @@ fn read_listeners(reader: &mut Reader, base: &Path) -> Listeners {
             }
             path.map(|path| base.join(path))
         };
-        let (cert, key, client_ca) = (
+        let (cert, key, client_ca, client_crl) = (
             file("cert", true),
             file("key", true),
             file("client_ca", false),
+            file("client_crl", false),
         );
+        if client_crl.is_some() && client_ca.is_none() {
+            reader.mistake(
+                &format!("{section}.client_crl"),
+                "means nothing without client_ca".into(),
+            );
+        }
+        let identity = reader.parsed(&format!("{section}.identity"), IdentityField::named);
         let tls12 = reader.parsed(&format!("{section}.min_version"), |text| match text {
             "1.3" => Ok(false),
             "1.2" => Ok(true),
@@ -370,7 +446,10 @@ fn read_listeners(reader: &mut Reader, base: &Path) -> Listeners {
             cert: cert.unwrap_or_default(),
             key: key.unwrap_or_default(),
             client_ca,
+            client_crl,
+            identity: identity.unwrap_or(IdentityField::CommonName),
             tls12: tls12.unwrap_or(false),
+            proxy_protocol: reader.boolean(&format!("{section}.proxy_protocol"), false),
         })
     };
     Listeners {
@@ -378,7 +457,9 @@ fn read_listeners(reader: &mut Reader, base: &Path) -> Listeners {
         tls: secured(reader, "tls", 8883),
         ws: plain(reader, "ws", 8083),
         wss: secured(reader, "wss", 8084),
-        http: plain(reader, "http", 18083),
+        http: reader
+            .has_section("listeners.http")
+            .then(|| bind(reader, "listeners.http", on_loopback(18083))),
     }
 }
 
@@ -394,17 +475,50 @@ fn bind(reader: &mut Reader, section: &str, default: SocketAddr) -> SocketAddr {
 
 fn read_limits(reader: &mut Reader) -> LimitsConfig {
     let small = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
-    // Checked, and kept for the limits that are not there yet.
-    for (key, what) in [("limits.publish_rate", "per-client rates")] {
-        if let Some(Some(_)) = reader.parsed(key, |text| units::or_off(text, units::per_second)) {
-            reader.mistake(
-                key,
-                format!("this version has no {what} yet: write off, or take the key out"),
-            );
-        }
-    }
     let seconds = |count: u32| Duration::from_secs(u64::from(count));
+    // A default does not bind this machine's own addresses; what is written down does.
+    let seats_given = reader.is_given("limits.max_connections_per_address");
+    let seats = reader.measured_or_off(
+        "limits.max_connections_per_address",
+        &units::COUNT,
+        1..=100_000_000,
+        Some(4096),
+    );
+    let rate_given = reader.is_given("limits.connection_rate_per_address");
+    let rate = reader.measured_or_off(
+        "limits.connection_rate_per_address",
+        &units::RATE,
+        1..=1_000_000,
+        Some(500),
+    );
+    let max_sessions = reader.number("limits.max_sessions", 1_000_000, 1, 100_000_000);
     LimitsConfig {
+        max_sessions,
+        max_sessions_per_user: reader.measured_or_off(
+            "limits.max_sessions_per_user",
+            &units::COUNT,
+            1..=100_000_000,
+            Some(10_000),
+        ),
+        per_address: AddressLimits { max: seats, rate },
+        per_loopback_address: AddressLimits {
+            max: seats.filter(|_| seats_given),
+            rate: rate.filter(|_| rate_given),
+        },
+        publish_rates: PublishRates {
+            messages: reader.measured_or_off(
+                "limits.publish_rate",
+                &units::RATE,
+                1..=1_000_000,
+                None,
+            ),
+            bytes: reader.measured_or_off(
+                "limits.publish_bytes_rate",
+                &units::BYTES_RATE,
+                1..=64 << 30,
+                None,
+            ),
+        },
         max_packet: u32::try_from(
             reader
                 .measured("limits.max_packet", &units::BYTES, 1024..=MAX_PACKET_MAX)
@@ -417,10 +531,7 @@ fn read_limits(reader: &mut Reader) -> LimitsConfig {
         max_queued_bytes: reader
             .measured("limits.max_queued_bytes", &units::BYTES, 1024..=64 << 30)
             .unwrap_or(64 << 20),
-        max_connections: {
-            let sessions = reader.number("limits.max_sessions", 1_000_000, 1, 100_000_000);
-            reader.number("limits.max_connections", sessions, 1, 100_000_000)
-        },
+        max_connections: reader.number("limits.max_connections", max_sessions, 1, 100_000_000),
         max_subscriptions: usize::try_from(reader.number(
             "limits.max_subscriptions",
             1000,
@@ -510,38 +621,6 @@ fn read_sinks(reader: &mut Reader, base: &Path) -> BTreeMap<String, SinkConfig> 
 #[must_use]
 pub fn is_loopback(address: IpAddr) -> bool {
     address.is_loopback()
-}
-
-/// `[users.NAME] password = "$argon2id$…"`.
-fn read_users(path: &Path) -> Result<HashMap<String, String>, String> {
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct File {
-        #[serde(default)]
-        users: HashMap<String, User>,
-    }
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct User {
-        password: String,
-    }
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let file: File =
-        toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-    for (name, user) in &file.users {
-        if !user.password.starts_with("$argon2id$") {
-            return Err(format!(
-                "{}: the password of {name} is no argon2id hash",
-                path.display()
-            ));
-        }
-    }
-    Ok(file
-        .users
-        .into_iter()
-        .map(|(name, user)| (name, user.password))
-        .collect())
 }
 
 #[cfg(test)]

@@ -146,6 +146,11 @@ impl Reader {
         &self.known
     }
 
+    /// Whether something stands at `key`. To be asked before the key is read.
+    pub(crate) fn is_given(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     pub(crate) fn text(&mut self, key: &str) -> Option<String> {
         match self.take(key)? {
             Value::String(text) => Some(text),

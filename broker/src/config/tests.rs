@@ -16,8 +16,8 @@ fn without_a_file_it_listens_on_loopback_only_and_lets_anybody_in() {
     let config = Config::load(None, []).unwrap();
     assert!(
         [
-            config.listeners.tcp,
-            config.listeners.ws,
+            config.listeners.tcp.map(|plain| plain.bind),
+            config.listeners.ws.map(|plain| plain.bind),
             config.listeners.http
         ]
         .iter()
@@ -85,8 +85,8 @@ fn the_environment_lies_over_the_file() {
 
 #[test]
 fn what_this_version_does_not_have_is_refused_and_not_ignored() {
-    let mistakes = load("[cluster]\nseeds = [\"10.0.0.1:7883\"]\n[sinks.lake]\ntype = \"kafka\"\nbootstrap_servers = \"x\"\n[auth]\nacl_file = \"a\"", &[]).unwrap_err();
-    for key in ["cluster.bind", "sinks.lake.type", "auth.acl_file"] {
+    let mistakes = load("[cluster]\nseeds = [\"10.0.0.1:7883\"]\n[sinks.lake]\ntype = \"kafka\"\nbootstrap_servers = \"x\"", &[]).unwrap_err();
+    for key in ["cluster.bind", "sinks.lake.type"] {
         assert!(
             mistakes.iter().any(|mistake| mistake.starts_with(key)),
             "{key} in {mistakes:?}"
@@ -144,6 +144,7 @@ const NOT_MEASURED: &[&str] = &[
     "auth.acl_file",
     "auth.allow_anonymous",
     "auth.api_token",
+    "auth.bind_client_id",
     "auth.publish_geo",
     "auth.users_file",
     "cluster.advertise",
@@ -156,21 +157,27 @@ const NOT_MEASURED: &[&str] = &[
     "cluster.seeds",
     "durability.fsync",
     "geo.input",
-    // Refused whatever it says, until there are rates.
-    "limits.publish_rate",
     "listeners.http.bind",
     "listeners.tcp.bind",
+    "listeners.tcp.proxy_protocol",
     "listeners.tls.bind",
     "listeners.tls.cert",
     "listeners.tls.client_ca",
+    "listeners.tls.client_crl",
+    "listeners.tls.identity",
     "listeners.tls.key",
     "listeners.tls.min_version",
+    "listeners.tls.proxy_protocol",
     "listeners.ws.bind",
+    "listeners.ws.proxy_protocol",
     "listeners.wss.bind",
     "listeners.wss.cert",
     "listeners.wss.client_ca",
+    "listeners.wss.client_crl",
+    "listeners.wss.identity",
     "listeners.wss.key",
     "listeners.wss.min_version",
+    "listeners.wss.proxy_protocol",
     "node.data_dir",
     "node.zone",
     "sharding.client_region",
@@ -376,4 +383,54 @@ path = "events.ndjson"
             .unwrap()
             .is_match("us-east.truck")
     );
+}
+
+/// S24.
+#[test]
+fn an_access_file_that_is_broken_or_missing_is_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("acl.toml");
+    let config = format!("[auth]\nacl_file = {path:?}\n");
+    assert!(load(&config, &[]).unwrap_err()[0].starts_with("auth.acl_file: "));
+    std::fs::write(&path, "[[rule]]\npublish = [\"a/#/b\"]").unwrap();
+    let mistakes = load(&config, &[]).unwrap_err();
+    assert!(mistakes[0].contains("rule[0].publish[0]"), "{mistakes:?}");
+    std::fs::write(&path, "").unwrap();
+    assert!(load(&config, &[]).unwrap().auth.acl.is_some());
+    let both = load(&format!("{config}publish_geo = true"), &[]).unwrap_err();
+    assert!(both[0].starts_with("auth.publish_geo: "), "{both:?}");
+}
+
+#[test]
+fn what_is_not_written_down_does_not_bind_this_machine() {
+    let limits = load("", &[]).unwrap().limits;
+    assert_eq!(limits.per_address.max, Some(4096));
+    assert!(
+        limits.per_loopback_address.max.is_none() && limits.per_loopback_address.rate.is_none()
+    );
+    assert!(limits.publish_rates.messages.is_none() && limits.publish_rates.bytes.is_none());
+    let text = "[limits]\nmax_connections_per_address = 7\nconnection_rate_per_address = \"off\"\npublish_rate = \"100/s\"\npublish_bytes_rate = \"1MB/s\"";
+    let limits = load(text, &[]).unwrap().limits;
+    assert_eq!(
+        (limits.per_address.max, limits.per_address.rate),
+        (Some(7), None)
+    );
+    assert_eq!(limits.per_loopback_address.max, Some(7));
+    assert_eq!(
+        (limits.publish_rates.messages, limits.publish_rates.bytes),
+        (Some(100), Some(1 << 20))
+    );
+    for (key, wrong) in [
+        ("publish_rate", "\"0/s\""),
+        ("publish_bytes_rate", "\"0KB/s\""),
+        ("max_connections_per_address", "0"),
+        ("max_sessions_per_user", "-1"),
+        ("connection_rate_per_address", "\"fast\""),
+    ] {
+        let mistakes = load(&format!("[limits]\n{key} = {wrong}"), &[]).unwrap_err();
+        assert!(
+            mistakes[0].starts_with(&format!("limits.{key}: ")),
+            "{mistakes:?}"
+        );
+    }
 }

@@ -56,6 +56,16 @@ pub const SPEED: Unit<f64> = Unit {
     read: metres_per_second,
     show: |speed| format!("{speed}m/s"),
 };
+/// [`per_second`].
+pub const RATE: Unit<u64> = Unit {
+    read: per_second,
+    show: |rate| format!("{rate}/s"),
+};
+/// [`bytes_per_second`].
+pub const BYTES_RATE: Unit<u64> = Unit {
+    read: bytes_per_second,
+    show: |rate| format!("{}/s", (BYTES.show)(rate)),
+};
 
 impl<T: PartialOrd> Unit<T> {
     /// Reads a value of `range`.
@@ -182,13 +192,24 @@ pub fn metres_per_second(text: &str) -> Result<f64, String> {
 ///
 /// # Errors
 /// Says what is expected.
-pub fn per_second(text: &str) -> Result<u32, String> {
+pub fn per_second(text: &str) -> Result<u64, String> {
     let number = text
         .strip_suffix("/s")
         .and_then(|number| number.trim().parse().ok());
     number
         .filter(|number| *number > 0)
         .ok_or_else(|| format!("`{text}` is no rate: write 100/s"))
+}
+
+/// `64KB/s`, bytes per second.
+///
+/// # Errors
+/// Says what is expected.
+pub fn bytes_per_second(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix("/s").and_then(|size| bytes(size).ok());
+    number
+        .filter(|number| *number > 0)
+        .ok_or_else(|| format!("`{text}` is no rate: write 64KB/s"))
 }
 
 /// `off`, or what `read` takes.
@@ -220,6 +241,7 @@ mod tests {
         assert_eq!(metres("1.2km"), Ok(1200.0));
         assert_eq!(metres_per_second("90km/h").map(f64::round), Ok(25.0));
         assert_eq!(per_second("100/s"), Ok(100));
+        assert_eq!(bytes_per_second("64KB/s"), Ok(65_536));
         assert_eq!(or_off("off", duration), Ok(None));
     }
 
@@ -252,6 +274,7 @@ mod tests {
                 && metres("50").is_err()
                 && metres_per_second("0m/s").is_err()
         );
-        assert!(per_second("0/s").is_err());
+        assert!(per_second("0/s").is_err() && bytes_per_second("64KB").is_err());
+        assert!(count("-1").is_err() && count("many").is_err());
     }
 }

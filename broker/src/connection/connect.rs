@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use meridian_mqtt::packet::{Connect, PacketId, Version};
+use meridian_mqtt::packet::{Connect, PacketId, QoS, Version, Will};
 use meridian_mqtt::reason::ReasonCode;
 use meridian_mqtt::session::{Accepted, Resume};
 use meridian_mqtt::text::Text;
 use meridian_shard::{OpenedSession, Reply, log, packet_id_of};
 
 use super::{Connection, Link, Logged, Stream};
+use crate::auth::Credentials;
 use crate::clock::wall_ms;
 use crate::delivery::{Persistent, SENT_UNKNOWN, SessionHandle};
 use crate::router::{Outgoing, qos, text};
@@ -21,34 +22,41 @@ impl<S: Stream> Connection<S> {
         if let Some(max) = connect.properties.maximum_packet_size {
             self.packet_bytes_max = max;
         }
-        if let Err(reason) = self
-            .node
-            .auth
-            .check(connect.username.as_ref(), connect.password.as_ref())
-            .await
-        {
-            metrics::counter!("meridian_connections_refused_total", "reason" => "credentials")
-                .increment(1);
-            self.session.refuse(reason, None);
-            return;
-        }
-        if let Some(will) = &connect.will
-            && !self.node.may_publish(will.topic.as_str())
-        {
-            self.session.refuse(ReasonCode::NotAuthorized, None);
-            return;
-        }
-        let (client_id, assigned) = if connect.client_id.is_empty() {
-            (self.node.assign_client_id(), true)
-        } else {
-            (connect.client_id.detach(), false)
+        let credentials = Credentials {
+            certificate: self.standing.peer.user.as_ref(),
+            username: connect.username.as_ref(),
+            password: connect.password.as_ref(),
         };
+        let identity = match self.node.auth.check(credentials).await {
+            Ok(identity) => identity,
+            Err(reason) => return self.refuse(reason, "credentials"),
+        };
+        let (client_id, assigned) = match self.node.auth.client_id(&connect.client_id, &identity) {
+            Ok(Some(bound)) => (bound, connect.client_id.is_empty()),
+            Ok(None) if connect.client_id.is_empty() => (self.node.assign_client_id(), true),
+            Ok(None) => (connect.client_id.detach(), false),
+            Err(reason) => return self.refuse(reason, "client_id"),
+        };
+        self.standing.identify(&client_id, identity, &self.node);
+        let may_publish = |will: &Will| self.standing.rights.may_publish(&will.topic);
+        if !connect.will.as_ref().is_none_or(may_publish) {
+            return self.refuse(ReasonCode::NotAuthorized, "will");
+        }
         let turn = self.node.registry.turn(&client_id).await;
         match self.open(&connect, &client_id).await {
-            Ok((link, opened)) => self.accept(&connect, client_id, assigned, link, opened),
-            Err(reason) => self.session.refuse(reason, None),
+            Ok((link, opened)) => {
+                self.link = Some(Box::new(link));
+                self.take_back().await;
+                self.accept(&connect, client_id, assigned, opened);
+            }
+            Err(reason) => self.refuse(reason, "session"),
         }
         drop(turn);
+    }
+
+    fn refuse(&mut self, reason: ReasonCode, why: &'static str) {
+        metrics::counter!("meridian_connections_refused_total", "reason" => why).increment(1);
+        self.session.refuse(reason, None);
     }
 
     /// Opens the session: in the log of its home shard if anything of it must survive, or did.
@@ -58,8 +66,19 @@ impl<S: Stream> Connection<S> {
         client_id: &Text,
     ) -> Result<(Link, Option<OpenedSession>), ReasonCode> {
         let node = Arc::clone(&self.node);
+        let user = self.standing.identity.user.as_ref().map(Text::as_str);
+        // A session that has an owner is nobody else's, whatever client id he brings. Its home has the last word; this spares
+        // the log, and serves sessions that stand in none.
+        let known_handle = node.registry.get(client_id);
+        if let Some(handle) = &known_handle
+            && let Some(owner) = handle.owner.get()
+            && Some(&**owner) != user
+        {
+            return Err(ReasonCode::NotAuthorized);
+        }
         let home = node.shards.map.of_client(client_id);
         let shard = node.shards.get(home);
+        let quota = node.session_quota;
         let expiry_s = match connect.version {
             Version::V5 => connect.properties.session_expiry_s.unwrap_or(0),
             // Clean Session 0 has no end of its own [MQTT-3.1.2-4, v3.1.1]; the server's limit ends it.
@@ -68,15 +87,21 @@ impl<S: Stream> Connection<S> {
         };
         let expiry_s = expiry_s.min(node.session_limits.session_expiry_max_s);
         let known = shard.state.lock().session(client_id).is_some();
+        let is_new = known_handle.is_none_or(|handle| handle.persistent.is_none());
+        if expiry_s > 0 && is_new && !node.registry.has_room(user, quota) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
         // In a cluster, every client id has one connection, so the log knows of each.
         let opened = if expiry_s > 0 || connect.will.is_some() || known || !node.is_alone() {
             let open = log::OpenSession {
                 client_id: client_id.as_str().to_owned(),
                 clean_start: connect.clean_start,
                 expiry_s,
+                owner: user.unwrap_or_default().to_owned(),
                 will: connect.will.as_ref().map(|will| log::Will {
-                    message: Some(
-                        Outgoing {
+                    message: Some(log::Message {
+                        publisher_user: user.unwrap_or_default().to_owned(),
+                        ..Outgoing {
                             topic: will.topic.clone(),
                             payload: will.payload.clone(),
                             qos: will.qos,
@@ -85,8 +110,8 @@ impl<S: Stream> Connection<S> {
                             publisher: client_id.clone(),
                             received_ms: wall_ms(),
                         }
-                        .to_message(),
-                    ),
+                        .to_message()
+                    }),
                     delay_s: will.delay_s,
                 }),
                 node: node.id,
@@ -94,6 +119,7 @@ impl<S: Stream> Connection<S> {
             };
             match shard.propose(log::command::Body::OpenSession(open)).await {
                 Ok(Reply::Opened(opened)) => Some(*opened),
+                Ok(Reply::NotOwner) => return Err(ReasonCode::NotAuthorized),
                 Ok(_) | Err(_) => return Err(ReasonCode::ServerUnavailable),
             }
         } else {
@@ -116,6 +142,9 @@ impl<S: Stream> Connection<S> {
             .unwrap_or_else(|| {
                 Arc::new(SessionHandle::new(client_id, session_epoch, persistent, 0))
             });
+        if let Some(user) = user {
+            node.registry.own(&handle, user);
+        }
         node.registry
             .replace(Arc::clone(&handle), &node.dispatch.subscriptions);
         let owner = node.next_owner();
@@ -155,9 +184,11 @@ impl<S: Stream> Connection<S> {
         connect: &Connect,
         client_id: Text,
         assigned: bool,
-        mut link: Link,
         opened: Option<OpenedSession>,
     ) {
+        let Some(mut link) = self.link.take() else {
+            return;
+        };
         let present = opened.as_ref().is_some_and(|opened| opened.present);
         let resume = opened.map_or_else(Vec::new, |opened| self.resume(connect, &mut link, opened));
         let expiry_s = link.handle.persistent.map_or(0, |_| {
@@ -170,7 +201,7 @@ impl<S: Stream> Connection<S> {
                     0
                 })
         });
-        self.link = Some(Box::new(link));
+        self.link = Some(link);
         self.session.accept(
             Accepted {
                 session_present: present,
@@ -205,8 +236,21 @@ impl<S: Stream> Connection<S> {
             let message = queued
                 .and_then(|queued| queued.message.as_ref())
                 .and_then(Outgoing::from_message);
+            let withheld = message
+                .as_ref()
+                .is_some_and(|message| !self.may_receive(&message.topic));
+            link.queue_high = seq;
+            if withheld {
+                super::rights::count_withheld();
+                if queued.is_some_and(|queued| qos(queued.qos) == QoS::AtLeastOnce) {
+                    link.settled.push(seq);
+                    continue;
+                }
+                // PUBREL ends a QoS 2 flow that the client may know of, and tells nothing.
+            }
+            link.queue_taken += 1;
             resume.push(match (queued, message) {
-                (Some(queued), Some(message)) => Resume::Publish(message.delivery(
+                (Some(queued), Some(message)) if !withheld => Resume::Publish(message.delivery(
                     qos(queued.qos),
                     queued.retain,
                     queued.subscription_ids.clone(),
@@ -218,8 +262,6 @@ impl<S: Stream> Connection<S> {
                     handle: seq,
                 },
             });
-            link.queue_high = seq;
-            link.queue_taken += 1;
         }
         link.handle
             .sent_upto

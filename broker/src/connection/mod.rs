@@ -6,13 +6,18 @@
 mod connect;
 mod publish;
 mod queue;
+mod rights;
 mod subscribe;
+mod throttle;
 
 pub(crate) use connect::assigned_client_id;
+use rights::Standing;
+pub use throttle::PublishRates;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future as _;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use meridian_mqtt::codec::{self, Decoder};
-use meridian_mqtt::packet::{PacketId, Version};
+use meridian_mqtt::packet::{Packet, PacketId, Version};
 use meridian_mqtt::reason::ReasonCode;
 use meridian_mqtt::session::{Output, Session, WillFate};
 use meridian_mqtt::text::Text;
@@ -79,10 +84,21 @@ struct Ended {
     session_expiry_s: u32,
 }
 
+/// Where a connection comes from.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address, a proxy in between left out.
+    pub address: SocketAddr,
+    /// When its socket was accepted: CONNECT is waited for from here on.
+    pub since: Instant,
+    /// The user that its certificate names.
+    pub user: Option<Text>,
+}
+
 struct Connection<S> {
     stream: S,
     node: Arc<Node>,
-    peer: String,
+    standing: Box<Standing>,
     decoder: Decoder,
     session: Session,
     version: Version,
@@ -113,15 +129,15 @@ enum Event {
 }
 
 /// Serves one client from its first byte to its last.
-pub async fn serve<S: Stream>(stream: S, peer: String, node: Arc<Node>) {
+pub async fn serve<S: Stream>(stream: S, peer: Box<Peer>, node: Arc<Node>) {
     let now = Instant::now();
-    let session = Session::new(Arc::clone(&node.session_limits), now);
+    let session = Session::new(Arc::clone(&node.session_limits), peer.since);
     let deadline = session
         .poll_timeout()
         .unwrap_or(now + Duration::from_secs(3600));
     let mut connection = Connection {
         stream,
-        peer,
+        standing: Box::new(Standing::new(*peer, &node, now)),
         decoder: Decoder::server(node.session_limits.max_packet),
         session,
         version: Version::V5,
@@ -138,7 +154,7 @@ pub async fn serve<S: Stream>(stream: S, peer: String, node: Arc<Node>) {
     let node = Arc::clone(&connection.node);
     node.counters.connected();
     let reason = connection.run().await;
-    tracing::debug!(peer = connection.peer, reason, "The connection ended.");
+    tracing::debug!(peer = %connection.standing.peer.address, reason, "The connection ended.");
     connection.finish().await;
     node.counters.disconnected();
 }
@@ -156,7 +172,9 @@ impl<S: Stream> Connection<S> {
                 return "closed by the session";
             }
             self.arm_timer();
-            match std::future::poll_fn(|context| self.poll_event(context)).await {
+            let event = std::future::poll_fn(|context| self.poll_event(context)).await;
+            self.renew_rights();
+            match event {
                 Event::Read => self.decode().await,
                 Event::Wrote => {}
                 Event::Eof => {
@@ -164,7 +182,7 @@ impl<S: Stream> Connection<S> {
                     return "closed by the client";
                 }
                 Event::Failed(error) => {
-                    tracing::debug!(peer = self.peer, %error, "The connection failed.");
+                    tracing::debug!(peer = %self.standing.peer.address, %error, "The connection failed.");
                     self.lost();
                     return "failed";
                 }
@@ -175,9 +193,37 @@ impl<S: Stream> Connection<S> {
                 Event::Overtaken => {
                     self.session.disconnect(ReasonCode::SessionTakenOver, None);
                 }
-                Event::Timeout => self.session.handle_timeout(Instant::now()),
+                Event::Timeout if self.timeout(Instant::now()) => self.decode().await,
+                Event::Timeout => {}
             }
         }
+    }
+
+    /// Looks at the clock. Whether the client has been held back for long enough.
+    fn timeout(&mut self, now: Instant) -> bool {
+        if self.expires().is_some_and(|expires| expires <= now) {
+            tracing::info!(peer = %self.standing.peer.address, "A credential has expired: its client is disconnected.");
+            self.session.disconnect(ReasonCode::NotAuthorized, None);
+        } else if self.held_until().is_none() {
+            self.session.handle_timeout(now);
+        } else {
+            let is_time = self.standing.throttle.release(now);
+            if is_time {
+                self.session.listened(now);
+            }
+            return is_time;
+        }
+        false
+    }
+
+    /// When the client's credential ends by itself.
+    fn expires(&self) -> Option<Instant> {
+        self.standing.identity.expires()
+    }
+
+    /// Until when nothing is read from the client, because it publishes too fast.
+    fn held_until(&self) -> Option<Instant> {
+        self.standing.throttle.held_until()
     }
 
     /// The network is gone, and nobody said DISCONNECT [MQTT-3.1.2-8].
@@ -214,11 +260,14 @@ impl<S: Stream> Connection<S> {
             }
         }
         if self.output.len() < OUTPUT_HIGH {
-            match self.poll_read(context) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Event::Eof),
-                Poll::Ready(Ok(_)) => return Poll::Ready(Event::Read),
-                Poll::Ready(Err(error)) => return Poll::Ready(Event::Failed(error)),
-                Poll::Pending => {}
+            // Who publishes too fast is not read from: TCP tells the client to wait.
+            if self.held_until().is_none() {
+                match self.poll_read(context) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Event::Eof),
+                    Poll::Ready(Ok(_)) => return Poll::Ready(Event::Read),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Event::Failed(error)),
+                    Poll::Pending => {}
+                }
             }
             if let Some(link) = &self.link {
                 // Whoever publishes now may have more for us: one write then serves all of it.
@@ -265,16 +314,23 @@ impl<S: Stream> Connection<S> {
     }
 
     async fn decode(&mut self) {
-        while self.ended.is_none() {
+        while self.ended.is_none() && self.held_until().is_none() {
+            let before = self.input.len();
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(packet)) => {
+                    if matches!(packet, Packet::Publish(_)) {
+                        let bytes = before - self.input.len();
+                        self.standing
+                            .throttle
+                            .published(bytes as u64, Instant::now());
+                    }
                     self.session.receive(packet, Instant::now());
                     self.act().await;
                 }
                 Ok(None) => break,
                 Err(error) => {
                     metrics::counter!("meridian_malformed_packets_total").increment(1);
-                    tracing::debug!(peer = self.peer, rule = error.rule, "A packet was refused.");
+                    tracing::debug!(peer = %self.standing.peer.address, rule = error.rule, "A packet was refused.");
                     if let (None, Some(version)) = (&self.link, error.version) {
                         self.version = version;
                     }
@@ -292,6 +348,9 @@ impl<S: Stream> Connection<S> {
     /// Does all that the session says.
     async fn act(&mut self) {
         loop {
+            if self.standing.take_back {
+                Box::pin(self.take_back()).await;
+            }
             while let Some(output) = self.session.poll_output() {
                 match output {
                     Output::Send(packet) => self.send(&packet),
@@ -331,8 +390,8 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn send(&mut self, packet: &meridian_mqtt::packet::Packet) {
-        if let meridian_mqtt::packet::Packet::Publish(publish) = packet {
+    fn send(&mut self, packet: &Packet) {
+        if let Packet::Publish(publish) = packet {
             self.node.counters.sent(publish.qos);
         }
         let before = self.output.len();
@@ -343,7 +402,7 @@ impl<S: Stream> Connection<S> {
             &mut self.output,
         ) {
             self.output.truncate(before);
-            tracing::debug!(peer = self.peer, %error, "A packet was not sent.");
+            tracing::debug!(peer = %self.standing.peer.address, %error, "A packet was not sent.");
         }
     }
 
@@ -355,7 +414,9 @@ impl<S: Stream> Connection<S> {
         for mail in std::mem::take(&mut self.mail) {
             match mail {
                 Mail::Deliver(delivery) => {
-                    if self.session.deliver(delivery, now).is_err() {
+                    if !self.may_receive(&delivery.topic) {
+                        rights::count_withheld();
+                    } else if self.session.deliver(delivery, now).is_err() {
                         metrics::counter!("meridian_messages_dropped_total", "reason" => "outbox")
                             .increment(1);
                     }
@@ -369,6 +430,8 @@ impl<S: Stream> Connection<S> {
                 }
                 Mail::NotFound(id) => self.session.not_found(id),
                 Mail::End(reason) => self.session.disconnect(reason, None),
+                // They were asked for before this was taken.
+                Mail::RightsChanged => {}
             }
         }
         if let Some(link) = &mut self.link {
@@ -378,7 +441,10 @@ impl<S: Stream> Connection<S> {
 
     /// Wakes no later than the session asks; a later deadline is looked at when the old one comes.
     fn arm_timer(&mut self) {
-        let Some(deadline) = self.session.poll_timeout() else {
+        // While the client is not listened to, it is not its silence that is measured.
+        let held = self.held_until();
+        let next = held.or_else(|| self.session.poll_timeout());
+        let Some(deadline) = [next, self.expires()].into_iter().flatten().min() else {
             return;
         };
         let deadline = deadline.into();
@@ -479,7 +545,7 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         fn size_of_future<F>(
-            _serve: impl Fn(tokio::net::TcpStream, String, Arc<Node>) -> F,
+            _serve: impl Fn(tokio::net::TcpStream, Box<Peer>, Arc<Node>) -> F,
         ) -> usize {
             size_of::<F>()
         }

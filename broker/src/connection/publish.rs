@@ -26,7 +26,10 @@ impl<S: Stream> Connection<S> {
         let topic = publish.topic?;
         let id = publish.packet_id;
         self.node.counters.received(publish.qos);
-        if !self.node.may_publish(topic.as_str()) {
+        if !self.standing.rights.may_publish(&topic) {
+            metrics::counter!("meridian_messages_dropped_total", "reason" => "not_authorized")
+                .increment(1);
+            tracing::debug!(client = %link.client_id, topic = %topic, "A publication was refused: not authorized.");
             if let Some(id) = id {
                 self.session.published(id, Err(ReasonCode::NotAuthorized));
             }

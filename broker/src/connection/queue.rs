@@ -42,6 +42,16 @@ impl<S: Stream> Connection<S> {
             link.queue_high = *seq;
             link.queue_taken += 1;
             let message = queued.message.as_ref().and_then(Outgoing::from_message);
+            // What an earlier subscription brought, the client may have lost the right to.
+            if message
+                .as_ref()
+                .is_some_and(|message| !self.standing.rights.may_receive(&message.topic))
+            {
+                super::rights::count_withheld();
+                link.settled.push(*seq);
+                link.queue_taken -= 1;
+                continue;
+            }
             let delivered = message.map(|message| {
                 let delivery = message.delivery(
                     qos(queued.qos),

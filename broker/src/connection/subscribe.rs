@@ -14,6 +14,7 @@ use super::{Connection, Stream};
 use crate::clock::wall_ms;
 use crate::node::Node;
 use crate::router::{Outgoing, Route, RouteOptions, ShardIndex};
+use crate::shards::Refused;
 
 /// What SUBSCRIBE brought for one session.
 #[derive(Default)]
@@ -81,6 +82,11 @@ impl<S: Stream> Connection<S> {
         let Ok(filter) = &wanted.filter else {
             return ReasonCode::TopicFilterInvalid;
         };
+        if !self.standing.rights.may_subscribe(filter) {
+            metrics::counter!("meridian_subscriptions_refused_total", "reason" => "not_authorized")
+                .increment(1);
+            return ReasonCode::NotAuthorized;
+        }
         let filter = filter.detach();
         let handle = &link.handle;
         let is_new = !handle.filters.lock().contains(&filter);
@@ -158,8 +164,7 @@ impl<S: Stream> Connection<S> {
 
     pub(super) async fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
         let Some(link) = &self.link else { return };
-        let (home, logged, handle) = (link.home, link.logged, Arc::clone(&link.handle));
-        let client_id = link.client_id.clone();
+        let handle = Arc::clone(&link.handle);
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         let mut gone: Vec<TopicFilter> = Vec::new();
         for filter in &unsubscribe.filters {
@@ -172,26 +177,39 @@ impl<S: Stream> Connection<S> {
                 Ok(_) => ReasonCode::NoSubscriptionExisted,
             });
         }
+        if self.forget(&gone).await.is_ok() {
+            self.session.unsubscribed(unsubscribe.packet_id, reasons);
+        }
+    }
+
+    /// Takes filters that match no more out of the session, and out of the log if they stand there. If that fails, the
+    /// connection ends.
+    pub(super) async fn forget(&mut self, gone: &[TopicFilter]) -> Result<(), Refused> {
+        let Some(link) = &self.link else {
+            return Ok(());
+        };
+        let (home, logged, handle) = (link.home, link.logged, &link.handle);
         handle
             .filters
             .lock()
             .retain(|filter| !gone.contains(filter));
         let known = handle.persistent.is_some() || gone.iter().any(|gone| gone.share().is_some());
-        if let (Some(logged), true) = (logged, known && !gone.is_empty()) {
-            let command = log::command::Body::Unsubscribe(log::Unsubscribe {
-                client_id: client_id.as_str().to_owned(),
-                session_epoch: logged.epoch,
-                filters: gone
-                    .iter()
-                    .map(|filter| filter.as_str().to_owned())
-                    .collect(),
-            });
-            if self.node.shards.get(home).propose(command).await.is_err() {
-                self.session.disconnect(ReasonCode::ServerUnavailable, None);
-                return;
-            }
+        let (Some(logged), true) = (logged, known && !gone.is_empty()) else {
+            return Ok(());
+        };
+        let command = log::command::Body::Unsubscribe(log::Unsubscribe {
+            client_id: link.client_id.as_str().to_owned(),
+            session_epoch: logged.epoch,
+            filters: gone
+                .iter()
+                .map(|filter| filter.as_str().to_owned())
+                .collect(),
+        });
+        let forgotten = self.node.shards.get(home).propose(command).await;
+        if forgotten.is_err() {
+            self.session.disconnect(ReasonCode::ServerUnavailable, None);
         }
-        self.session.unsubscribed(unsubscribe.packet_id, reasons);
+        forgotten.map(|_| ())
     }
 }
 

@@ -13,6 +13,7 @@ use meridian_shard::log;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use crate::access::{Access, Client};
 use crate::router::ShardIndex;
 use crate::shards::Shards;
 
@@ -69,6 +70,7 @@ impl Errands {
 /// Runs errands of the shards that are led here, one after the other, until `stop` says so.
 pub async fn run(
     shards: Arc<Shards>,
+    access: Arc<Access>,
     mut queue: mpsc::Receiver<Errand>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -79,11 +81,11 @@ pub async fn run(
             // The first one is due at once.
             _ = look.tick() => {
                 for errand in left_over(&shards) {
-                    perform(&shards, errand).await;
+                    perform(&shards, &access, errand).await;
                 }
             }
             errand = queue.recv() => match errand {
-                Some(errand) => perform(&shards, errand).await,
+                Some(errand) => perform(&shards, &access, errand).await,
                 None => return,
             },
             _ = stop.changed() => return,
@@ -133,9 +135,9 @@ fn left_over(shards: &Shards) -> Vec<Errand> {
     errands
 }
 
-async fn perform(shards: &Shards, errand: Errand) {
+async fn perform(shards: &Shards, access: &Access, errand: Errand) {
     match errand {
-        Errand::PublishWill { home, once } => publish_will(shards, home, once).await,
+        Errand::PublishWill { home, once } => publish_will(shards, access, home, once).await,
         Errand::Release { shard, once } => release(shards, shard, once).await,
         Errand::Forget { client_id, epoch } => {
             for shard in shards.iter() {
@@ -152,8 +154,8 @@ async fn perform(shards: &Shards, errand: Errand) {
 }
 
 /// Publishes a will under its name, confirms it, and frees the name, in this order: after a crash at any point, what was
-/// done already is known by the name or by the confirmation.
-async fn publish_will(shards: &Shards, home: ShardIndex, once: log::Once) {
+/// done already is known by the name or by the confirmation. One that its client may not publish any more is confirmed only.
+async fn publish_will(shards: &Shards, access: &Access, home: ShardIndex, once: log::Once) {
     // Another errand, or the replay of a log, may be about the same will. Once it is confirmed its name is no hindrance.
     if !shards.get(home).leading.leads() {
         return;
@@ -163,6 +165,23 @@ async fn publish_will(shards: &Shards, home: ShardIndex, once: log::Once) {
     let Some(topic) = crate::router::topic(&message.topic) else {
         return;
     };
+    let confirm = log::command::Body::WillPublished(log::WillPublished {
+        client_id: once.client_id.clone(),
+        connection_epoch: once.epoch,
+    });
+    let user = std::mem::take(&mut message.publisher_user);
+    let client = Client {
+        id: &once.client_id,
+        user: Some(user.as_str()).filter(|user| !user.is_empty()),
+        region: shards.map.client_region(&once.client_id),
+    };
+    // Rights may have been taken away since CONNECT.
+    if !access.rights(client).0.may_publish(&topic) {
+        metrics::counter!("meridian_messages_dropped_total", "reason" => "not_authorized")
+            .increment(1);
+        shards.get(home).submit(confirm).await;
+        return;
+    }
     let index = shards.map.of_topic(&topic);
     message.received_ms = crate::clock::wall_ms();
     let publish = log::command::Body::Publish(log::Publish {
@@ -176,10 +195,6 @@ async fn publish_will(shards: &Shards, home: ShardIndex, once: log::Once) {
         );
         return;
     }
-    let confirm = log::command::Body::WillPublished(log::WillPublished {
-        client_id: once.client_id.clone(),
-        connection_epoch: once.epoch,
-    });
     if shards.get(home).propose(confirm).await.is_ok() {
         release(shards, index, once).await;
     }

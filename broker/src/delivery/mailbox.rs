@@ -5,6 +5,7 @@
 //! in its replicated queue, and the mailbox only says that there is more.
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
@@ -36,6 +37,8 @@ pub enum Mail {
     NotFound(PacketId),
     /// The connection is to end.
     End(ReasonCode),
+    /// Rules or users have changed.
+    RightsChanged,
 }
 
 /// Limits of a mailbox.
@@ -81,6 +84,8 @@ pub struct SessionHandle {
     away: AtomicU64,
     /// The last queue entry that was sent on any connection: a resend of it bears DUP.
     pub sent_upto: AtomicU64,
+    /// The user whose it is, once one was proved; nobody else connects as this client.
+    pub owner: OnceLock<Box<str>>,
     /// Its subscriptions, by filter.
     pub filters: Mutex<Vec<TopicFilter>>,
     inner: Mutex<Inner>,
@@ -133,6 +138,7 @@ impl SessionHandle {
             session_epoch,
             away: AtomicU64::new(0),
             sent_upto: AtomicU64::new(sent_upto),
+            owner: OnceLock::new(),
             filters: Mutex::default(),
             inner: Mutex::default(),
         }
@@ -280,6 +286,14 @@ impl SessionHandle {
         }
         self.tell(owner, Mail::End(reason));
         true
+    }
+
+    /// Tells whichever connection there is to ask for its rights again.
+    pub fn tell_of_rights(&self) {
+        let owner = self.inner.lock().owner;
+        if !matches!(owner, 0 | u64::MAX) {
+            self.tell(owner, Mail::RightsChanged);
+        }
     }
 
     /// Says that the replicated queue has grown.

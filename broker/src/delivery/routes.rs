@@ -77,6 +77,9 @@ impl SessionRoutes {
             return;
         }
         let handle = self.handle(record);
+        if !record.owner.is_empty() {
+            self.registry.own(&handle, &record.owner);
+        }
         handle.set_away(if record.connected && record.node != self.node {
             record.node
         } else {

@@ -1,13 +1,30 @@
 //! Certificates to a TLS acceptor. TLS 1.3; 1.2 only where it is asked for.
+//!
+//! The files may change while the node runs: new connections then get the new ones, those that are there stay, and files
+//! that do not make a certificate change nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use meridian_mqtt::text::Text;
+use parking_lot::RwLock;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use tokio_rustls::TlsAcceptor;
+
+use super::identity::{IdentityField, NamedClients};
+
+/// What is spoken inside, by its ALPN names. A client that offers names, and none of these, is refused (RFC 7301 §3.2): so
+/// nobody can make a browser speak with the wrong service (the ALPACA attack). One that offers none is welcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inside {
+    /// MQTT. `x-amzn-mqtt-ca` is what clients made for another broker offer.
+    Mqtt,
+    /// WebSocket.
+    WebSocket,
+}
 
 /// The files of one listener, PEM.
 #[derive(Debug, Clone)]
@@ -18,8 +35,14 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// With it, clients need a certificate that it signed.
     pub client_ca: Option<PathBuf>,
+    /// Revoked client certificates. With it, a certificate whose issuer has no list here is refused.
+    pub client_crl: Option<PathBuf>,
+    /// What of a client certificate names the user.
+    pub identity: IdentityField,
     /// Whether TLS 1.2 is offered too.
     pub tls12: bool,
+    /// What is spoken inside.
+    pub inside: Inside,
 }
 
 /// Why a listener has no certificate.
@@ -45,13 +68,84 @@ pub enum TlsError {
     },
 }
 
-/// Makes the acceptor of `files`.
-///
-/// # Errors
-/// [`TlsError`] names the file.
-pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
+/// One listener's TLS, as its files say it at the moment.
+pub struct Tls {
+    files: TlsFiles,
+    current: RwLock<Current>,
+}
+
+/// What one reading of the files gave.
+struct Current {
+    acceptor: TlsAcceptor,
+    expires_at_s: i64,
+}
+
+impl Current {
+    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        let chain = certificates(&files.cert)?;
+        let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0])
+            .map_err(|error| failed(&files.cert, &error))?;
+        Ok(Current {
+            expires_at_s: leaf.validity().not_after.timestamp(),
+            acceptor: acceptor(files, chain)?,
+        })
+    }
+}
+
+impl Tls {
+    /// Reads `files`.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file.
+    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let current = RwLock::new(Current::read(&files)?);
+        Ok(Tls { files, current })
+    }
+
+    /// Reads the files anew, for connections to come.
+    ///
+    /// # Errors
+    /// [`TlsError`]; then everything stays as it was.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let new = Current::read(&self.files)?;
+        *self.current.write() = new;
+        Ok(())
+    }
+
+    /// What [`Tls::reload`] reads.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let files = &self.files;
+        [&files.cert, &files.key]
+            .into_iter()
+            .chain(&files.client_ca)
+            .chain(&files.client_crl)
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn current(&self) -> TlsAcceptor {
+        self.current.read().acceptor.clone()
+    }
+
+    /// When the leaf that is shown now expires, epoch seconds (RFC 5280 §4.1.2.5).
+    #[must_use]
+    pub fn expires_at_s(&self) -> i64 {
+        self.current.read().expires_at_s
+    }
+
+    /// The user that the client's certificate names.
+    pub(super) fn user(&self, connection: &ServerConnection) -> Option<Text> {
+        let certificate = connection.peer_certificates()?.first()?;
+        self.files.identity.read(certificate)
+    }
+}
+
+fn acceptor(
+    files: &TlsFiles,
+    chain: Vec<CertificateDer<'static>>,
+) -> Result<TlsAcceptor, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let chain = certificates(&files.cert)?;
     let key =
         PrivateKeyDer::from_pem_file(&files.key).map_err(|error| failed(&files.key, &error))?;
     let pair = |error: rustls::Error| TlsError::Pair {
@@ -76,25 +170,36 @@ pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
                     .add(certificate)
                     .map_err(|error| failed(path, &error))?;
             }
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| failed(path, &error))?)
+            let mut verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            if let Some(path) = &files.client_crl {
+                verifier = verifier.with_crls(revocations(path)?);
+            }
+            builder.with_client_cert_verifier(Arc::new(NamedClients {
+                inner: verifier.build().map_err(|error| failed(path, &error))?,
+                field: files.identity,
+            }))
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(pair)?;
-    config.alpn_protocols = vec![b"mqtt".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = match files.inside {
+        Inside::Mqtt => vec![b"mqtt".to_vec(), b"x-amzn-mqtt-ca".to_vec()],
+        Inside::WebSocket => vec![b"http/1.1".to_vec()],
+    };
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// When the leaf of `files` expires, epoch seconds (RFC 5280 §4.1.2.5).
-///
-/// # Errors
-/// [`TlsError`] names the file.
-pub fn expires_at_s(files: &TlsFiles) -> Result<i64, TlsError> {
-    let chain = certificates(&files.cert)?;
-    let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0])
-        .map_err(|error| failed(&files.cert, &error))?;
-    Ok(leaf.validity().not_after.timestamp())
+fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let read =
+        CertificateRevocationListDer::pem_file_iter(path).map_err(|error| failed(path, &error))?;
+    let lists: Vec<_> = read
+        .collect::<Result<_, _>>()
+        .map_err(|error| failed(path, &error))?;
+    if lists.is_empty() {
+        Err(failed(path, &"there is no revocation list in it"))
+    } else {
+        Ok(lists)
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -113,6 +113,7 @@ impl Outgoing {
             }),
             publisher: owned(&self.publisher),
             received_ms: self.received_ms,
+            publisher_user: String::new(),
         }
     }
 

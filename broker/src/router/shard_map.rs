@@ -145,13 +145,16 @@ impl ShardMap {
     /// The home shard of a client's session: where its region is, if its id names one.
     #[must_use]
     pub fn of_client(&self, client_id: &str) -> ShardIndex {
-        let region = self
-            .client_region
-            .as_ref()
-            .and_then(|pattern| pattern.captures(client_id))
-            .and_then(|found| found.name("region"))
-            .and_then(|region| self.of_region(region.as_str()));
-        region.unwrap_or_else(|| self.by_hash(&[client_id]))
+        let region = self.client_region(client_id);
+        let shard = region.and_then(|region| self.of_region(region));
+        shard.unwrap_or_else(|| self.by_hash(&[client_id]))
+    }
+
+    /// The region that a client's id names, whether it has a shard of its own or not.
+    #[must_use]
+    pub fn client_region<'a>(&self, client_id: &'a str) -> Option<&'a str> {
+        let found = self.client_region.as_ref()?.captures(client_id)?;
+        Some(found.name("region")?.as_str())
     }
 
     /// Longest prefix wins; a prefix ends at the region's end or at a `-`.
