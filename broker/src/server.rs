@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::access::{Access, Rules};
 use crate::admin::{self, Api, HttpServer};
-use crate::auth::{Auth, Users};
+use crate::auth::{Auth, Tokens, Users};
 use crate::config::{Config, PlainListener, SinkConfig, is_loopback};
 use crate::delivery::MailboxLimits;
 use crate::listener::{Doors, Inside, Listener, SeatLimits, Tls, TlsError, TlsFiles, Transport};
@@ -274,6 +274,20 @@ fn watched(config: &Config, node: &Arc<Node>) -> Vec<reload::Source> {
             }),
         });
     }
+    if let Some(keys) = &config.auth.tokens {
+        let (node, path) = (Arc::clone(node), keys.path.clone());
+        let demands = keys.content.demands().clone();
+        sources.push(reload::Source {
+            what: "keys of tokens".into(),
+            files: vec![path.clone()],
+            reload: Box::new(move || {
+                node.auth
+                    .replace_tokens(Tokens::load(&path, demands.clone())?);
+                node.rights_changed();
+                Ok(())
+            }),
+        });
+    }
     sources
 }
 
@@ -321,6 +335,13 @@ fn node_options(config: &Config) -> NodeOptions {
                 .users
                 .as_ref()
                 .map(|users| Arc::clone(&users.content)),
+        )
+        .with_tokens(
+            config
+                .auth
+                .tokens
+                .as_ref()
+                .map(|keys| Arc::clone(&keys.content)),
         )
         .with_bound_client_ids(config.auth.bind_client_id),
         publish_rates: limits.publish_rates,

@@ -11,3 +11,5 @@ mod crowds;
 mod rates;
 #[path = "security/tls.rs"]
 mod tls;
+#[path = "security/tokens.rs"]
+mod tokens;

@@ -3,17 +3,22 @@
 //! `CONNECT ─► **identity** ─► rights, owner of the session`. A name that nobody checked is no identity: rules for users
 //! do not apply to it, and it owns no session.
 
+mod tokens;
 mod users;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use meridian_mqtt::reason::ReasonCode;
 use meridian_mqtt::text::Text;
 use parking_lot::RwLock;
 
+pub use tokens::{Demands, Tokens};
 pub use users::Users;
+
+/// No connection lasts longer on one token.
+const CREDENTIAL_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// What CONNECT brings along.
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,13 +47,18 @@ enum Proof {
     Password(Arc<str>),
     /// By a certificate, in the handshake.
     Certificate,
+    /// By a token.
+    Token(Box<tokens::Proved>, Instant),
 }
 
 impl Identity {
     /// When what proved it ends by itself.
     #[must_use]
     pub fn expires(&self) -> Option<Instant> {
-        None
+        match &self.proof {
+            Proof::Token(_, expires) => Some(*expires),
+            Proof::None | Proof::Password(_) | Proof::Certificate => None,
+        }
     }
 }
 
@@ -59,6 +69,8 @@ pub struct Auth {
     allow_anonymous: bool,
     /// `None` without a file.
     users: RwLock<Option<Arc<Users>>>,
+    /// `None` without a file.
+    tokens: RwLock<Option<Arc<Tokens>>>,
     bind_client_id: bool,
 }
 
@@ -69,8 +81,21 @@ impl Auth {
         Auth {
             allow_anonymous,
             users: RwLock::new(users),
+            tokens: RwLock::default(),
             bind_client_id: false,
         }
+    }
+
+    /// With tokens as passwords, where there is a key set.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Option<Arc<Tokens>>) -> Self {
+        *self.tokens.write() = tokens;
+        self
+    }
+
+    /// Puts other keys in force. Connections ask [`Auth::holds`].
+    pub fn replace_tokens(&self, tokens: Tokens) {
+        *self.tokens.write() = Some(Arc::new(tokens));
     }
 
     /// With client ids bound to credentials: a client's id is its user's name.
@@ -105,6 +130,12 @@ impl Auth {
                 Err(ReasonCode::NotAuthorized)
             };
         }
+        let tokens = self.tokens.read().clone();
+        if let (Some(tokens), Some(password)) = (tokens, credentials.password)
+            && Tokens::looks_like_one(password)
+        {
+            return by_token(&tokens, credentials.username, password);
+        }
         let Some(username) = credentials.username else {
             return if self.allow_anonymous {
                 Ok(Identity::default())
@@ -135,6 +166,12 @@ impl Auth {
     /// The reason code for CONNACK: the client `asked` for another one, or nothing proves any.
     pub fn client_id(&self, asked: &Text, identity: &Identity) -> Result<Option<Text>, ReasonCode> {
         match &identity.user {
+            // A token may be for one client only.
+            _ if let Proof::Token(proved, _) = &identity.proof
+                && proved.client_id.as_ref().is_some_and(|id| id != asked) =>
+            {
+                Err(ReasonCode::NotAuthorized)
+            }
             _ if !self.bind_client_id => Ok(None),
             Some(user) if asked.is_empty() || asked == user => Ok(Some(user.clone())),
             Some(_) | None => Err(ReasonCode::NotAuthorized),
@@ -149,9 +186,38 @@ impl Auth {
                 let users = self.users.read();
                 users.as_ref().is_some_and(|users| users.has(user, hash))
             }
+            (Proof::Token(proved, _), _) => {
+                let tokens = self.tokens.read();
+                tokens
+                    .as_ref()
+                    .is_some_and(|tokens| tokens.has(&proved.key))
+            }
             _ => true,
         }
     }
+}
+
+/// A user name, where there is one, must be the token's subject.
+fn by_token(
+    tokens: &Tokens,
+    username: Option<&Text>,
+    token: &[u8],
+) -> Result<Identity, ReasonCode> {
+    let refused = ReasonCode::BadUserNameOrPassword;
+    let proved = tokens.verify(token).map_err(|error| {
+        tracing::debug!(%error, "A token was refused.");
+        refused
+    })?;
+    if username.is_some_and(|username| !username.is_empty() && *username != proved.user) {
+        return Err(refused);
+    }
+    // A clock that is set meanwhile moves the end no more.
+    let left = proved.expires.duration_since(SystemTime::now());
+    let expires = Instant::now() + left.map_err(|_| refused)?.min(CREDENTIAL_MAX);
+    Ok(Identity {
+        user: Some(proved.user.clone()),
+        proof: Proof::Token(Box::new(proved), expires),
+    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::Rules;
-use crate::auth::Users;
+use crate::auth::{Demands, Tokens, Users};
 use crate::connection::PublishRates;
 use crate::geo::InputPattern;
 use crate::listener::{AddressLimits, IdentityField};
@@ -143,6 +143,9 @@ pub struct AuthConfig {
     pub allow_anonymous: bool,
     /// `users_file`: who may connect by password. Default none.
     pub users: Option<FromFile<Users>>,
+    /// `jwt_keys`: a JSON Web Key Set; passwords that are tokens signed by one of its keys prove their subject, if they
+    /// say `jwt_issuer` and `jwt_audience` of themselves where these are set. Default none.
+    pub tokens: Option<FromFile<Tokens>>,
     /// `acl_file`: who may publish and subscribe where. Default none: everybody, but for what is the broker's own.
     pub acl: Option<FromFile<Rules>>,
     /// `bind_client_id`: a client's id is its user's name. Default false.
@@ -327,6 +330,17 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
             users: reader.parsed("auth.users_file", |path| {
                 FromFile::load(base.join(path), Users::load)
             }),
+            tokens: {
+                let demands = Demands {
+                    issuer: reader.text("auth.jwt_issuer"),
+                    audience: reader.text("auth.jwt_audience"),
+                };
+                reader.parsed("auth.jwt_keys", |path| {
+                    let path = base.join(path);
+                    let content = Arc::new(Tokens::load(&path, demands.clone())?);
+                    Ok(FromFile { path, content })
+                })
+            },
             acl: reader.parsed("auth.acl_file", |path| {
                 FromFile::load(base.join(path), Rules::load)
             }),
