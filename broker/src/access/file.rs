@@ -229,17 +229,22 @@ struct Template(Vec<Part>);
 #[derive(Debug)]
 enum Part {
     Text(String),
+    Of(Place),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
     ClientId,
     Username,
     Region,
 }
 
-const PLACES: [(&str, fn() -> Part); 5] = [
-    ("%c", || Part::ClientId),
-    ("${clientid}", || Part::ClientId),
-    ("%u", || Part::Username),
-    ("${username}", || Part::Username),
-    ("${region}", || Part::Region),
+const PLACES: [(&str, Place); 5] = [
+    ("%c", Place::ClientId),
+    ("${clientid}", Place::ClientId),
+    ("%u", Place::Username),
+    ("${username}", Place::Username),
+    ("${region}", Place::Region),
 ];
 
 fn templates(key: &str, texts: &[String]) -> Result<Vec<Template>, String> {
@@ -254,10 +259,10 @@ impl Template {
         let mut parts = Vec::new();
         let mut rest = source;
         while let Some(first) = rest.chars().next() {
-            let place = PLACES.iter().find(|(place, _)| rest.starts_with(place));
-            if let Some((place, part)) = place {
-                parts.push(part());
-                rest = &rest[place.len()..];
+            let place = PLACES.iter().find(|(name, _)| rest.starts_with(name));
+            if let Some((name, place)) = place {
+                parts.push(Part::Of(*place));
+                rest = &rest[name.len()..];
             } else if rest.starts_with("${") {
                 return Err("there are ${clientid}, ${username} and ${region}".to_owned());
             } else {
@@ -290,9 +295,9 @@ impl Template {
         for part in &self.0 {
             filter.push_str(match part {
                 Part::Text(text) => text,
-                Part::ClientId => Some(client.id).filter(|id| is_plain(id))?,
-                Part::Username => client.user.filter(|user| is_plain(user))?,
-                Part::Region => client.region.filter(|region| is_plain(region))?,
+                Part::Of(Place::ClientId) => Some(client.id).filter(|id| is_plain(id))?,
+                Part::Of(Place::Username) => client.user.filter(|user| is_plain(user))?,
+                Part::Of(Place::Region) => client.region.filter(|region| is_plain(region))?,
             });
         }
         TopicFilter::new(text(&filter)?).ok()
