@@ -18,22 +18,26 @@ pub struct Source {
     pub what: String,
     /// Where it is read from.
     pub files: Vec<PathBuf>,
+    /// What the files looked like before they were read for the first time.
+    pub read: Looks,
     /// Reads it and puts it in force, whole or not at all; says why not.
     pub reload: Box<dyn FnMut() -> Result<(), String> + Send>,
 }
 
 /// What a file looks like from outside: another one has other looks, also when it was renamed into place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Look {
+pub struct Look {
     modified: Option<SystemTime>,
     bytes: u64,
     inode: u64,
 }
 
-/// `None` while there is no such file.
-type Looks = Vec<Option<Look>>;
+/// Of each file; `None` while there is no such file.
+pub type Looks = Vec<Option<Look>>;
 
-fn look(files: &[PathBuf]) -> Looks {
+/// Looks at `files`. To be called before they are read, so that no change falls in between.
+#[must_use]
+pub fn look(files: &[PathBuf]) -> Looks {
     use std::os::unix::fs::MetadataExt as _;
     let one = |file: &PathBuf| {
         let metadata = std::fs::metadata(file).ok()?;
@@ -48,20 +52,14 @@ fn look(files: &[PathBuf]) -> Looks {
 
 struct Watched {
     source: Source,
-    /// As it was read.
-    read: Looks,
     /// At the last look.
     last: Looks,
 }
 
 impl Watched {
     fn new(source: Source) -> Self {
-        let looks = look(&source.files);
-        Watched {
-            source,
-            read: looks.clone(),
-            last: looks,
-        }
+        let last = look(&source.files);
+        Watched { source, last }
     }
 
     /// Reads it if it has changed and stands still, or if it is `asked` for.
@@ -69,10 +67,10 @@ impl Watched {
         let now = look(&self.source.files);
         let still = now == self.last;
         self.last.clone_from(&now);
-        if !asked && (now == self.read || !still) {
+        if !asked && (now == self.source.read || !still) {
             return;
         }
-        self.read = now;
+        self.source.read = now;
         let what = &self.source.what;
         match (self.source.reload)() {
             Ok(()) => {
@@ -91,7 +89,10 @@ impl Watched {
     }
 }
 
-/// Watches `sources` until `stop` says so. They are taken to have been read just before the call.
+/// Watches `sources` until `stop` says so.
+///
+/// # Errors
+/// The system's, if SIGHUP cannot be heard.
 pub fn watch(
     sources: Vec<Source>,
     mut stop: watch::Receiver<bool>,
@@ -139,12 +140,13 @@ mod tests {
         let mut watched = Watched::new(Source {
             what: "a file".into(),
             files: vec![file.clone()],
+            read: look(std::slice::from_ref(&file)),
             reload: Box::new(move || {
                 counted.fetch_add(1, Ordering::Relaxed);
                 Err("refused".into())
             }),
         });
-        let mut reads_after_look = |asked| {
+        let mut reads_after_look = |asked: bool| {
             watched.look(asked);
             reads.load(Ordering::Relaxed)
         };
@@ -176,5 +178,25 @@ mod tests {
             4,
             "that it is gone is a change to be told"
         );
+    }
+
+    #[test]
+    fn a_change_between_the_first_reading_and_the_first_look_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("acl.toml");
+        std::fs::write(&file, "a").unwrap();
+        let read = look(std::slice::from_ref(&file));
+        std::fs::write(&file, "ab").unwrap();
+        let (told, heard) = std::sync::mpsc::channel();
+        let mut watched = Watched::new(Source {
+            what: "a file".into(),
+            files: vec![file],
+            read,
+            reload: Box::new(move || told.send(()).map_err(|error| error.to_string())),
+        });
+        watched.look(false);
+        assert!(heard.try_recv().is_ok());
+        watched.look(false);
+        assert!(heard.try_recv().is_err());
     }
 }

@@ -133,6 +133,7 @@ impl Server {
             sources.push(reload::Source {
                 what: format!("certificates of listeners.{name}"),
                 files,
+                read: tls.look().clone(),
                 reload: Box::new(move || tls.reload().map_err(|error| error.to_string())),
             });
         }
@@ -254,6 +255,7 @@ fn watched(config: &Config, node: &Arc<Node>) -> Vec<reload::Source> {
         sources.push(reload::Source {
             what: "access rules".into(),
             files: vec![path.clone()],
+            read: acl.look.clone(),
             reload: Box::new(move || {
                 node.access
                     .replace(Rules::load(&path).map_err(|error| error.to_string())?);
@@ -267,6 +269,7 @@ fn watched(config: &Config, node: &Arc<Node>) -> Vec<reload::Source> {
         sources.push(reload::Source {
             what: "users".into(),
             files: vec![path.clone()],
+            read: users.look.clone(),
             reload: Box::new(move || {
                 node.auth.replace_users(Users::load(&path)?);
                 node.rights_changed();
@@ -280,6 +283,7 @@ fn watched(config: &Config, node: &Arc<Node>) -> Vec<reload::Source> {
         sources.push(reload::Source {
             what: "keys of tokens".into(),
             files: vec![path.clone()],
+            read: keys.look.clone(),
             reload: Box::new(move || {
                 node.auth
                     .replace_tokens(Tokens::load(&path, demands.clone())?);

@@ -18,6 +18,7 @@ use crate::auth::{Demands, Tokens, Users};
 use crate::connection::PublishRates;
 use crate::geo::InputPattern;
 use crate::listener::{AddressLimits, IdentityField};
+use crate::reload::{self, Looks};
 use crate::router::ShardMap;
 pub use cluster::ClusterConfig;
 pub use reader::Mistake;
@@ -161,6 +162,8 @@ pub struct AuthConfig {
 pub struct FromFile<T> {
     /// The file.
     pub path: PathBuf,
+    /// What it looked like before it was read.
+    pub look: Looks,
     /// What is in it.
     pub content: Arc<T>,
 }
@@ -169,15 +172,24 @@ impl<T> Clone for FromFile<T> {
     fn clone(&self) -> Self {
         FromFile {
             path: self.path.clone(),
+            look: self.look.clone(),
             content: Arc::clone(&self.content),
         }
     }
 }
 
 impl<T> FromFile<T> {
-    fn load<E: ToString>(path: PathBuf, load: fn(&Path) -> Result<T, E>) -> Result<Self, String> {
+    fn load<E: ToString>(
+        path: PathBuf,
+        load: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<Self, String> {
+        let look = reload::look(std::slice::from_ref(&path));
         let content = Arc::new(load(&path).map_err(|error| error.to_string())?);
-        Ok(FromFile { path, content })
+        Ok(FromFile {
+            path,
+            look,
+            content,
+        })
     }
 }
 
@@ -336,9 +348,7 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
                     audience: reader.text("auth.jwt_audience"),
                 };
                 reader.parsed("auth.jwt_keys", |path| {
-                    let path = base.join(path);
-                    let content = Arc::new(Tokens::load(&path, demands.clone())?);
-                    Ok(FromFile { path, content })
+                    FromFile::load(base.join(path), |path| Tokens::load(path, demands.clone()))
                 })
             },
             acl: reader.parsed("auth.acl_file", |path| {

@@ -15,6 +15,7 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use tokio_rustls::TlsAcceptor;
 
 use super::identity::{IdentityField, NamedClients};
+use crate::reload::{self, Looks};
 
 /// What is spoken inside, by its ALPN names. A client that offers names, and none of these, is refused (RFC 7301 §3.2): so
 /// nobody can make a browser speak with the wrong service (the ALPACA attack). One that offers none is welcome.
@@ -45,6 +46,17 @@ pub struct TlsFiles {
     pub inside: Inside,
 }
 
+impl TlsFiles {
+    fn all(&self) -> Vec<PathBuf> {
+        [&self.cert, &self.key]
+            .into_iter()
+            .chain(&self.client_ca)
+            .chain(&self.client_crl)
+            .cloned()
+            .collect()
+    }
+}
+
 /// Why a listener has no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -71,6 +83,7 @@ pub enum TlsError {
 /// One listener's TLS, as its files say it at the moment.
 pub struct Tls {
     files: TlsFiles,
+    look: Looks,
     current: RwLock<Current>,
 }
 
@@ -98,8 +111,19 @@ impl Tls {
     /// # Errors
     /// [`TlsError`] names the file.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let look = reload::look(&files.all());
         let current = RwLock::new(Current::read(&files)?);
-        Ok(Tls { files, current })
+        Ok(Tls {
+            files,
+            look,
+            current,
+        })
+    }
+
+    /// What the files looked like before [`Tls::load`] read them.
+    #[must_use]
+    pub fn look(&self) -> &Looks {
+        &self.look
     }
 
     /// Reads the files anew, for connections to come.
@@ -115,13 +139,7 @@ impl Tls {
     /// What [`Tls::reload`] reads.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        let files = &self.files;
-        [&files.cert, &files.key]
-            .into_iter()
-            .chain(&files.client_ca)
-            .chain(&files.client_crl)
-            .cloned()
-            .collect()
+        self.files.all()
     }
 
     pub(super) fn current(&self) -> TlsAcceptor {

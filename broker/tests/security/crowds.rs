@@ -55,7 +55,11 @@ fn s14_silent_sockets_keep_no_newcomer_of_their_own_address_waiting() {
         authority.listener("tls", tls, "")
     ));
     let began = Instant::now();
-    let _silent = [silent(tls, 600, b""), silent(ws, 600, b"")];
+    let _silent = [
+        silent(tls, 600, b""),
+        silent(ws, 600, b""),
+        silent(broker.mqtt, 600, b""),
+    ];
     // S28: and hellos that stop in the middle, one of TLS and one of HTTP.
     let _half = [
         silent(tls, 400, &[0x16, 3, 1, 2]),
@@ -67,9 +71,11 @@ fn s14_silent_sockets_keep_no_newcomer_of_their_own_address_waiting() {
         ReasonCode::Success
     );
     assert_eq!(upgrade(ws), "HTTP/1.1 101");
+    let mut plain = Client::tcp(broker.mqtt, Version::V5);
+    assert_eq!(plain.login(Login::new("plain")).reason, ReasonCode::Success);
     assert!(began.elapsed() < BESIDE, "{:?}", began.elapsed());
     // Nor do they keep the listeners from closing, and the broker from stopping.
-    drop(client);
+    drop((client, plain));
     broker.signal("TERM");
     let asked = Instant::now();
     while TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], tls))).is_ok() {
@@ -92,6 +98,28 @@ fn s14_more_half_handshakes_than_turns_do_not_keep_a_newcomer_waiting() {
         ReasonCode::Success
     );
     assert!(began.elapsed() < BESIDE, "{:?}", began.elapsed());
+}
+
+#[test]
+fn s28_a_handshake_that_does_not_end_is_given_up() {
+    let authority = Authority::new();
+    let (tls, ws) = (free_port(), free_port());
+    let broker = Broker::start(&format!(
+        "{}[listeners.ws]\nbind = \"127.0.0.1:{ws}\"\n",
+        authority.listener("tls", tls, "")
+    ));
+    let began = Instant::now();
+    let mut half = silent(tls, 1, &[0x16, 3, 1, 2]);
+    half.extend(silent(ws, 1, b"GET /mqtt HTTP/1.1\r\n"));
+    half.extend([tls, ws, broker.mqtt].map(|port| silent(port, 1, b"").remove(0)));
+    for socket in &mut half {
+        assert!(is_closed(socket, 2 * WAIT));
+    }
+    assert!(
+        began.elapsed() >= Duration::from_secs(9),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[test]
