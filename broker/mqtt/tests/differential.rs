@@ -633,7 +633,13 @@ proptest! {
         let frame = written(&packet, version);
         let back = by_mqttbytes(version, &frame);
         prop_assert!(back.is_some(), "mqttbytes refuses {:02x?}", &frame[..]);
-        prop_assert_eq!(decode(reader(&packet, version, from_client), &back.unwrap_or_default()), Ok(Some(packet)));
+        let mut back = back.unwrap_or_default();
+        if mqttbytes_forgets_the_property_length(&packet, version) {
+            prop_assert_eq!(&back[..2], [0x20, 2], "the other side has learnt: a CONNACK has a property length");
+            back[1] += 1;
+            back.push(0);
+        }
+        prop_assert_eq!(decode(reader(&packet, version, from_client), &back), Ok(Some(packet)));
     }
 
     #[test]
@@ -732,6 +738,12 @@ fn mqttbytes_can(packet: &Packet) -> bool {
         }
         _ => true,
     }
+}
+
+/// Where mqttbytes 0.6.0 reads our frame, and writes one without the property length that every CONNACK of 5.0 has
+/// [§3.2.2.3.1].
+fn mqttbytes_forgets_the_property_length(packet: &Packet, version: Version) -> bool {
+    matches!(packet, Packet::ConnAck(connack) if version == V5 && connack.properties == Default::default())
 }
 
 /// Frames that rmqtt-codec 0.3.1 refuses although they are legal: see the list of disagreements.
