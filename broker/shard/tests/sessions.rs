@@ -115,6 +115,39 @@ fn enqueue(shard: &mut Shard, epoch: u64, upto: u64, payload: &[u8]) -> Reply {
 }
 
 #[test]
+fn a_session_is_opened_by_no_other_user_until_its_time_is_over() {
+    let mut shard = Shard::new();
+    let of = |owner: &str, clean_start| log::OpenSession {
+        owner: owner.to_owned(),
+        clean_start,
+        ..with_will(10, 0)
+    };
+    // Whoever proves a user first makes a session of nobody's his own.
+    shard.open(of("", false));
+    let mine = shard.open(of("anna", false));
+    assert!(mine.present);
+    let wills = shard.wills();
+    let refused = |shard: &mut Shard| {
+        for stranger in ["bert", ""] {
+            for clean_start in [false, true] {
+                let opened = shard.apply(Body::OpenSession(of(stranger, clean_start)));
+                assert_eq!(opened, Reply::NotOwner);
+            }
+        }
+    };
+    refused(&mut shard);
+    assert_eq!(shard.wills(), wills, "the connection was not taken over");
+    shard.close(&mine, false, 10);
+    shard.pass(9);
+    refused(&mut shard);
+    assert!(shard.open(of("anna", false)).present);
+    let mine = shard.open(of("anna", false));
+    shard.close(&mine, false, 10);
+    shard.pass(11);
+    assert!(!shard.open(of("bert", false)).present);
+}
+
+#[test]
 fn a_session_is_found_again_until_its_time_is_over_mqtt_3_1_2_5() {
     let mut shard = Shard::new();
     let first = shard.open(session(10));
