@@ -38,8 +38,6 @@ async fn open(shards: &Shards, client_id: &str, will: Option<log::Message>) -> O
         }),
         // Nobody's run that is over.
         node: 99,
-        // Nobody's run that is over.
-        node: 99,
         boot: 1,
         ..Default::default()
     };

@@ -7,6 +7,8 @@ mod support;
 mod access;
 #[path = "security/crowds.rs"]
 mod crowds;
+#[path = "security/nodes.rs"]
+mod nodes;
 #[path = "security/rates.rs"]
 mod rates;
 #[path = "security/tls.rs"]

@@ -330,6 +330,20 @@ fn the_largest_packet_is_what_mqtt_can_say() {
 /// What the documentation shows, without what only a cluster or another sink reads.
 #[test]
 fn the_documented_sample_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let auth = format!(
+        "users_file = {:?}\nacl_file = {:?}",
+        file("users.toml", ""),
+        file(
+            "acl.toml",
+            "[[rule]]\npublish = [\"gps/${region}/%c/position\"]"
+        )
+    );
     let sample = r#"
 [node]
 id = 1
@@ -358,11 +372,13 @@ bind = "0.0.0.0:8083"
 bind = "127.0.0.1:18083"
 [auth]
 allow_anonymous = false
+AUTH
 [limits]
 max_packet = "256KB"
 max_inflight = 32
 max_queued = 1000
 max_sessions = 1000000
+publish_rate = "100/s"
 [durability]
 fsync = true
 [geo]
@@ -375,8 +391,10 @@ max_future = "120s"
 type = "file"
 path = "events.ndjson"
 "#;
-    let config = load(sample, &[]).unwrap();
+    let config = load(&sample.replace("AUTH", &auth), &[]).unwrap();
     assert_eq!(config.limits.max_packet, 256 << 10);
+    assert_eq!(config.limits.publish_rates.messages, Some(100));
+    assert!(config.auth.users.is_some() && config.auth.acl.is_some());
     assert_eq!(config.listeners.tls.unwrap().bind.port(), 8883);
     assert_eq!(config.limits.max_connections, 1_000_000);
     assert!(

@@ -14,14 +14,14 @@ use crate::support::client::{Client, Login, WAIT};
 /// How long something that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(700);
 /// Within which rights that are taken away are gone.
-const REVOKED: Duration = Duration::from_secs(5);
+pub(crate) const REVOKED: Duration = Duration::from_secs(5);
 
-struct Files {
+pub(crate) struct Files {
     folder: tempfile::TempDir,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Files {
             folder: tempfile::tempdir().unwrap(),
         }
@@ -29,11 +29,11 @@ impl Files {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
-    fn write(&self, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
         std::fs::write(self.path(name), content).unwrap();
         self.path(name)
     }
-    fn users(&self, list: &[(&str, &str)]) -> PathBuf {
+    pub(crate) fn users(&self, list: &[(&str, &str)]) -> PathBuf {
         let path = self.path("users.toml");
         for (name, password) in list {
             add_user(&path, name, password);
@@ -64,13 +64,13 @@ fn add_user(file: &Path, name: &str, password: &str) {
     assert!(child.wait().unwrap().success());
 }
 
-fn connected(broker: &Broker, version: Version, login: Login<'_>) -> Client {
+pub(crate) fn connected(broker: &Broker, version: Version, login: Login<'_>) -> Client {
     let mut client = Client::tcp(broker.mqtt, version);
     assert_eq!(client.login(login).reason, ReasonCode::Success);
     client
 }
 
-fn topics(messages: Vec<(String, String)>) -> Vec<String> {
+pub(crate) fn topics(messages: Vec<(String, String)>) -> Vec<String> {
     messages.into_iter().map(|(topic, _)| topic).collect()
 }
 

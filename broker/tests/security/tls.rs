@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use meridian_mqtt::packet::{QoS, Version};
 use meridian_mqtt::reason::ReasonCode;
@@ -306,7 +306,19 @@ fn certificates_change_without_a_connection_being_lost_and_a_broken_pair_changes
     let (reason, mut old) = login(tls, authority.client(None), Login::new("old"));
     assert_eq!(reason, ReasonCode::Success);
 
-    let other = authority.server();
+    let days_left = || -> f64 {
+        let url = format!("http://127.0.0.1:{}/metrics", broker.http);
+        let mut answer = ureq::get(url).call().unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        let name = "meridian_certificate_expiry_seconds{listener=\"tls\"}";
+        let left = text.lines().find_map(|line| line.strip_prefix(name));
+        left.unwrap().trim().parse::<f64>().unwrap() / 86_400.0
+    };
+    assert!(days_left() > 11.0);
+    let other = authority.sign(|params| {
+        params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
+        params.not_after = (SystemTime::now() + Duration::from_secs(10 * 86_400)).into();
+    });
     std::fs::write(authority.path("server.pem"), &other.cert).unwrap();
     broker.signal("HUP");
     let waits_for = |word: &str| {
@@ -318,6 +330,7 @@ fn certificates_change_without_a_connection_being_lost_and_a_broken_pair_changes
     };
     waits_for("do not make a certificate");
     assert_eq!(of_now(), first);
+    assert!(days_left() > 11.0);
     // With its key it is a pair, and needs no signal.
     std::fs::write(authority.path("server.key"), &other.key).unwrap();
     let deadline = Instant::now() + WAIT;
@@ -328,6 +341,7 @@ fn certificates_change_without_a_connection_being_lost_and_a_broken_pair_changes
         );
         std::thread::sleep(Duration::from_millis(100));
     }
+    assert!((9.0..=10.0).contains(&days_left()));
     assert_eq!(
         old.subscribe(&["a"], QoS::AtMostOnce),
         [ReasonCode::Success],
