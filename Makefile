@@ -31,7 +31,7 @@ lint: ## format, clippy, docs, licences and advisories
 	@scripts/test lint
 
 unit: ## the Rust tests
-	@scripts/setup
+	@scripts/setup --tests
 	@scripts/test unit
 
 interop: ## real clients against the real binary

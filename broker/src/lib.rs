@@ -22,6 +22,7 @@ pub mod reload;
 pub mod router;
 pub mod server;
 pub mod shards;
+pub mod sinks;
 pub mod sources;
 pub mod sys;
 pub mod telemetry;

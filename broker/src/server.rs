@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use meridian_mqtt::session::Limits;
 use meridian_shard::log;
-use meridian_sinks::file::{FileOptions, FileSink};
-use meridian_sinks::{Pipeline, PipelineOptions};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::sync::watch;
@@ -16,13 +14,13 @@ use tokio::task::JoinHandle;
 use crate::access::{Access, Rules};
 use crate::admin::{self, Api, HttpServer};
 use crate::auth::{Auth, Tokens, Users};
-use crate::config::{Config, PlainListener, SinkConfig, is_loopback};
+use crate::config::{Config, PlainListener, is_loopback};
 use crate::delivery::MailboxLimits;
 use crate::listener::{Doors, Inside, Listener, SeatLimits, Tls, TlsError, TlsFiles, Transport};
 use crate::node::{Node, NodeOptions, StartError};
 use crate::registry::SessionQuota;
 use crate::reload;
-use crate::sources::ShardEvents;
+use crate::sinks::Sinks;
 use crate::telemetry;
 
 /// Messages that wait for one connection, in memory.
@@ -64,7 +62,7 @@ pub struct Server {
     pub addresses: Vec<(&'static str, SocketAddr)>,
     listeners: Vec<Listener>,
     http: Option<HttpServer>,
-    sinks: Vec<Pipeline>,
+    sinks: Arc<Sinks>,
     upkeep: JoinHandle<()>,
     watcher: JoinHandle<()>,
     stop: watch::Sender<bool>,
@@ -104,28 +102,7 @@ impl Server {
             }
         }
         let node = Node::start(node_options(config)).await?;
-        let mut sinks = Vec::new();
-        for (name, sink) in &config.sinks {
-            let SinkConfig::File {
-                path,
-                rotate_bytes,
-                rotate_age,
-                keep,
-            } = sink;
-            let options = FileOptions {
-                path: path.clone(),
-                rotate_bytes: *rotate_bytes,
-                rotate_age: *rotate_age,
-                keep: (*keep > 0).then_some(*keep),
-            };
-            let source = Arc::new(ShardEvents(Arc::clone(&node.shards)));
-            sinks.push(Pipeline::start(
-                name,
-                FileSink::new(options),
-                source,
-                PipelineOptions::default(),
-            ));
-        }
+        let sinks = Arc::new(Sinks::start(config, &node.shards));
         let (stop, stopped) = watch::channel(false);
         let mut sources = watched(config, &node);
         for (name, _, _, tls) in &secured {
@@ -191,7 +168,7 @@ impl Server {
         if let Some(bind) = config.listeners.http {
             let api = Arc::new(Api {
                 node: Arc::clone(&server.node),
-                sinks: server.sinks.clone(),
+                sinks: Arc::clone(&server.sinks),
                 metrics,
                 certificates,
                 token: config.auth.api_token.clone(),
@@ -231,9 +208,7 @@ impl Server {
         if let Err(error) = self.watcher.await {
             tracing::error!(%error, "Watching files ended badly.");
         }
-        for sink in &self.sinks {
-            sink.stop().await;
-        }
+        self.sinks.stop().await;
         self.node.stop().await;
         self.upkeep.abort();
     }

@@ -1,12 +1,11 @@
 //! The event logs, as the sinks read them.
 
-use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::select_all;
 use meridian_shard::log;
-use meridian_sinks::{Event, EventRecord, EventSource, ReadError};
+use meridian_sinks::{Event, EventRecord, EventSource, Growth, ReadError};
+use tokio::sync::watch;
 
 use crate::shards::Shards;
 
@@ -14,6 +13,8 @@ use crate::shards::Shards;
 pub struct ShardEvents(pub Arc<Shards>);
 
 impl EventSource for ShardEvents {
+    type Growth = ShardGrowth;
+
     fn shards(&self) -> Vec<String> {
         self.0.map.names().to_vec()
     }
@@ -57,18 +58,37 @@ impl EventSource for ShardEvents {
         Ok((events.into_iter().filter_map(record).collect(), next))
     }
 
-    fn grown(&self) -> impl Future<Output = ()> + Send {
-        let mut heads: Vec<_> = self.0.iter().map(|shard| shard.tail.watch()).collect();
-        async move {
-            let changes = heads.iter_mut().map(|head| {
-                head.mark_unchanged();
-                Box::pin(async move {
-                    let _closed = head.changed().await;
-                })
-            });
-            // A change between the caller's look and ours is seen after this time.
-            let _grown =
-                tokio::time::timeout(Duration::from_millis(100), select_all(changes)).await;
+    fn taken_at_ms(&self, shard: &str, offset: u64) -> Option<i64> {
+        let shard = self.0.get(self.0.map.named(shard)?);
+        match shard.events(offset, 1) {
+            Ok(events) => events.first().map(|(_, event)| event.at_ms),
+            Err(error) => {
+                tracing::warn!(shard = shard.name, %error, "The age of an event could not be read.");
+                None
+            }
         }
+    }
+
+    fn growth(&self) -> ShardGrowth {
+        ShardGrowth(self.0.iter().map(|shard| shard.tail.watch()).collect())
+    }
+}
+
+/// Wakes a sink when any shard's event log has grown.
+pub struct ShardGrowth(Vec<watch::Receiver<u64>>);
+
+impl Growth for ShardGrowth {
+    fn mark_seen(&mut self) {
+        self.0.iter_mut().for_each(watch::Receiver::mark_unchanged);
+    }
+
+    async fn changed(&mut self) {
+        // A shard that is gone tells nothing any more: the node is stopping.
+        self.0.retain(|head| head.has_changed().is_ok());
+        if self.0.is_empty() {
+            return std::future::pending().await;
+        }
+        let heads = self.0.iter_mut().map(|head| Box::pin(head.changed()));
+        let _grown_or_gone = select_all(heads).await;
     }
 }

@@ -58,9 +58,12 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("meridian_raft_transport_writes_total", Kind::Counter, "Writes to other nodes; each takes all messages that are ready."),
     ("meridian_reloads_total", Kind::Counter, "Changed files that were read anew, by result."),
     ("meridian_shard_entries_total", Kind::Counter, "Log entries proposed to shards."),
-    ("meridian_sink_failed_total", Kind::Counter, "Writes to a sink that failed."),
-    ("meridian_sink_lag_events", Kind::Gauge, "Events that a sink does not have yet."),
-    ("meridian_sink_written_total", Kind::Counter, "Events that a sink has confirmed."),
+    ("meridian_sink_dead_letters_total", Kind::Counter, "Events that the far side of a sink will never take, put aside with the reason."),
+    ("meridian_sink_failed_total", Kind::Counter, "Failed attempts of a sink."),
+    ("meridian_sink_lag_events", Kind::Gauge, "Records of the event logs that a sink has not passed yet."),
+    ("meridian_sink_lag_seconds", Kind::Gauge, "Age of the oldest of them."),
+    ("meridian_sink_missed_total", Kind::Counter, "Events that were gone before a sink could read them."),
+    ("meridian_sink_written_total", Kind::Counter, "Events that the far side of a sink has confirmed."),
     ("meridian_subscriptions", Kind::Gauge, "Subscriptions of this node's sessions."),
     ("meridian_subscriptions_refused_total", Kind::Counter, "Subscriptions that were refused, by reason."),
 ];
@@ -156,9 +159,10 @@ mod tests {
                 name.ends_with("_total"),
                 "{name}"
             );
+            let gauge = name.ends_with("expiry_seconds") || name.ends_with("lag_seconds");
             assert_eq!(
                 matches!(kind, Kind::Histogram),
-                !name.ends_with("expiry_seconds") && name.ends_with("_seconds"),
+                !gauge && name.ends_with("_seconds"),
                 "{name}"
             );
             assert!(help.ends_with('.'), "{name}");

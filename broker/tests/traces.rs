@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use rumqttc::{AsyncClient, Event, Packet, QoS};
 use serde_json::Value;
-use support::{Broker, Cluster, Events, add_alert, differences, read_trace};
+use support::{
+    Broker, Cluster, Events, add_alert, differences, mqtt_options, publish_trace, read_trace,
+};
 
 /// Trace to its region and its fences.
 fn fences_of(trace: &str) -> (&'static str, Vec<&'static str>) {
@@ -39,54 +41,13 @@ fn config(sink: bool) -> String {
     )
 }
 
-fn options(id: &str, port: u16) -> MqttOptions {
-    let mut options = MqttOptions::new(id, "127.0.0.1", port);
-    options
-        .set_clean_session(false)
-        .set_keep_alive(Duration::from_secs(20))
-        .set_inflight(100);
-    options.set_max_packet_size(1 << 20, 1 << 20);
-    options
-}
-
-/// Publishes a trace in its order; comes back when everything is acknowledged. Reconnects for ever.
-async fn publish(trace: &str, region: &str, port: u16, sent: Arc<AtomicUsize>) {
-    let rows = read_trace(trace);
-    let total = rows.len();
-    let (client, mut events) = AsyncClient::new(options(&format!("publisher-{trace}"), port), 100);
-    let region = region.to_owned();
-    let feeder = tokio::spawn(async move {
-        for (device, payload) in rows {
-            let topic = format!("gps/{region}/{device}/position");
-            client
-                .publish(topic, QoS::AtLeastOnce, false, payload)
-                .await
-                .unwrap();
-        }
-        // Alive until all is acknowledged.
-        client
-    });
-    let mut acknowledged = 0;
-    while acknowledged < total {
-        match events.poll().await {
-            Ok(Event::Incoming(Packet::PubAck(_))) => {
-                acknowledged += 1;
-                sent.store(acknowledged, Ordering::Relaxed);
-            }
-            Ok(_) => {}
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-    feeder.await.unwrap();
-}
-
 /// Collects alerts by event id until told that there are no more to come, and then until it is quiet.
 async fn subscribe(
     port: u16,
     done: Arc<AtomicBool>,
     subscribed: tokio::sync::oneshot::Sender<()>,
 ) -> BTreeMap<String, Value> {
-    let (client, mut events) = AsyncClient::new(options("subscriber", port), 100);
+    let (client, mut events) = AsyncClient::new(mqtt_options("subscriber", port), 100);
     client
         .subscribe("geo/+/+/alert/#", QoS::AtLeastOnce)
         .await
@@ -193,7 +154,7 @@ async fn replay(trace: &str, kills: usize) {
     let publisher = tokio::spawn({
         let (trace, port, acknowledged) =
             (trace.to_owned(), broker.mqtt, Arc::clone(&acknowledged));
-        async move { publish(&trace, region, port, acknowledged).await }
+        async move { publish_trace(&trace, region, port, acknowledged).await }
     });
     for kill in 1..=kills {
         // Spread over the trace, not over time: fast machines are killed as often as slow ones.
@@ -237,7 +198,7 @@ async fn replay_in_cluster(trace: &str, kills: usize) {
             cluster.nodes[1].mqtt,
             Arc::clone(&acknowledged),
         );
-        async move { publish(&trace, region, port, acknowledged).await }
+        async move { publish_trace(&trace, region, port, acknowledged).await }
     });
     for kill in 1..=kills {
         while acknowledged.load(Ordering::Relaxed) < total * kill / (kills + 1) {

@@ -6,10 +6,20 @@ use std::io::Write as _;
 
 use meridian_proto::v1::{Alert, EnrichedPosition, Position};
 
+use crate::sink::Event;
+
 /// Schema of [`write_position`].
 pub const POSITION_SCHEMA: &str = "meridian.position.v1";
 /// Schema of [`write_alert`].
 pub const ALERT_SCHEMA: &str = "meridian.alert.v1";
+
+/// Appends an event as one JSON object, without a line break.
+pub fn write_event(out: &mut Vec<u8>, event: &Event) {
+    match event {
+        Event::Position(position) => write_position(out, position),
+        Event::Alert(alert) => write_alert(out, alert),
+    }
+}
 
 /// Appends an enriched position as one JSON object, without a line break.
 pub fn write_position(out: &mut Vec<u8>, position: &EnrichedPosition) {

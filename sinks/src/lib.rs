@@ -6,9 +6,16 @@
 #![forbid(unsafe_code)]
 
 pub mod file;
+mod filter;
 pub mod json;
 mod pipeline;
 mod sink;
+mod status;
+pub mod timescale;
 
-pub use pipeline::{Pipeline, PipelineOptions, SinkState, SinkStatus};
-pub use sink::{Cursors, Event, EventRecord, EventSource, ReadError, Sink, SinkError};
+pub use filter::Filter;
+pub use pipeline::{Pipeline, PipelineOptions};
+pub use sink::{
+    Confirmed, Cursors, Event, EventRecord, EventSource, Growth, ReadError, Sink, SinkError,
+};
+pub use status::{Lag, SinkState, SinkStatus};

@@ -1,20 +1,34 @@
-//! Drives one sink: reads, batches, retries, and moves the cursor when the far side has confirmed.
+//! Drives one sink: reads, filters, batches, retries, and moves the cursor when the far side has confirmed.
 //!
-//! One task a sink, so that none waits for another. Order per device is the order of its shard's log, since a batch is
-//! written whole before the next.
+//! One task a sink, so that none waits for another, and nothing that acknowledges waits for any. Order per device is the
+//! order of its shard's log, since a batch is written whole before the next.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use crate::sink::{Cursors, EventRecord, EventSource, Sink, SinkError};
+use crate::filter::Filter;
+use crate::sink::{Cursors, EventRecord, EventSource, Growth as _, Sink, SinkError};
+use crate::status::{Lag, SinkState, SinkStatus};
+
+/// How often the lag is measured for the metrics.
+const LAG_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a write that is under way may go on after [`Pipeline::stop`].
+const STOP_GRACE: Duration = Duration::from_secs(3);
+/// Records that are no business of a sink, after which its cursor is moved over them all the same.
+const PASSED_OVER_MAX: u64 = 10_000;
 
 /// How a sink is driven.
 #[derive(Debug, Clone)]
 pub struct PipelineOptions {
-    /// Events of one batch.
+    /// Which events the sink gets.
+    pub filter: Filter,
+    /// Whether it waits for [`Pipeline::set_paused`] before the first write.
+    pub paused: bool,
+    /// Records of one batch.
     pub batch_max: usize,
     /// How long a write may take before it counts as hanging.
     pub write_timeout: Duration,
@@ -27,6 +41,8 @@ pub struct PipelineOptions {
 impl Default for PipelineOptions {
     fn default() -> Self {
         PipelineOptions {
+            filter: Filter::default(),
+            paused: false,
             batch_max: 2000,
             write_timeout: Duration::from_secs(30),
             retry_min: Duration::from_millis(100),
@@ -35,49 +51,14 @@ impl Default for PipelineOptions {
     }
 }
 
-/// What a sink is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SinkState {
-    /// It takes events.
-    Running,
-    /// The far side failed, and is being tried again.
-    Retrying,
-    /// It needs a person.
-    Blocked,
-    /// It was told to wait.
-    Paused,
-}
-
-/// How a sink stands.
-#[derive(Debug, Clone, Serialize)]
-pub struct SinkStatus {
-    /// Its name in the configuration.
-    pub name: String,
-    /// What it is doing.
-    pub state: SinkState,
-    /// Events that it does not have yet.
-    pub lag_events: u64,
-    /// Events that the far side has confirmed since the start.
-    pub written: u64,
-    /// Failed attempts since the start.
-    pub failed: u64,
-    /// Events that were no longer there when it came to read them.
-    pub missed: u64,
-    /// The last failure, in words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<String>,
-    /// By shard, the first offset that it does not have.
-    pub cursors: Cursors,
-}
-
 /// A sink that is being driven. Dropping it does not stop the task; [`Pipeline::stop`] does.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Pipeline {
     status: Arc<Mutex<SinkStatus>>,
+    lag: Arc<dyn Fn(&Cursors) -> Lag + Send + Sync>,
     paused: Arc<watch::Sender<bool>>,
     stop: Arc<watch::Sender<bool>>,
-    task: Arc<tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>>,
+    task: Arc<tokio::sync::Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Pipeline {
@@ -88,18 +69,13 @@ impl Pipeline {
         source: Arc<E>,
         options: PipelineOptions,
     ) -> Self {
-        let status = Arc::new(Mutex::new(SinkStatus {
-            name: name.to_owned(),
-            state: SinkState::Running,
-            lag_events: 0,
-            written: 0,
-            failed: 0,
-            missed: 0,
-            last_error: None,
-            cursors: Cursors::new(),
-        }));
-        let (paused, pause) = watch::channel(false);
+        let status = Arc::new(Mutex::new(SinkStatus::new(name, S::KIND)));
+        let (paused, pause) = watch::channel(options.paused);
         let (stop, stopped) = watch::channel(false);
+        let lag = {
+            let source = Arc::clone(&source);
+            Arc::new(move |cursors: &Cursors| Lag::of(&*source, cursors))
+        };
         let driver = Driver {
             name: name.to_owned(),
             sink,
@@ -108,28 +84,36 @@ impl Pipeline {
             status: Arc::clone(&status),
             pause,
             stopped,
+            turn: 0,
         };
-        let task = tokio::spawn(driver.run());
-        Pipeline {
+        let pipeline = Pipeline {
             status,
+            lag,
             paused: Arc::new(paused),
             stop: Arc::new(stop),
-            task: Arc::new(tokio::sync::Mutex::new(Some(task))),
-        }
+            task: Arc::new(tokio::sync::Mutex::new(Some(tokio::spawn(driver.run())))),
+        };
+        tokio::spawn(measure_lag(pipeline.clone()));
+        pipeline
     }
 
     /// How the sink stands.
     #[must_use]
     pub fn status(&self) -> SinkStatus {
-        lock(&self.status).clone()
+        let mut status = lock(&self.status).clone();
+        if *self.paused.borrow() {
+            status.state = SinkState::Paused;
+        }
+        status.lag = (self.lag)(&status.cursors);
+        status
     }
 
-    /// Stops reading, or goes on.
+    /// Stops reading after the batch that is under way, or goes on.
     pub fn set_paused(&self, paused: bool) {
         self.paused.send_replace(paused);
     }
 
-    /// Ends after the batch that is under way.
+    /// Ends after the batch that is under way, or without it if the far side does not take it soon.
     pub async fn stop(&self) {
         self.stop.send_replace(true);
         if let Some(task) = self.task.lock().await.take()
@@ -137,6 +121,24 @@ impl Pipeline {
         {
             tracing::error!(%error, "A sink's task ended badly.");
         }
+    }
+}
+
+/// The gauges move while the sink itself hangs.
+async fn measure_lag(pipeline: Pipeline) {
+    let name = lock(&pipeline.status).name.clone();
+    let events = metrics::gauge!("meridian_sink_lag_events", "sink" => name.clone());
+    let seconds = metrics::gauge!("meridian_sink_lag_seconds", "sink" => name);
+    let mut stopped = pipeline.stop.subscribe();
+    let mut tick = tokio::time::interval(LAG_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+        let lag = pipeline.status().lag;
+        events.set(lag.events as f64);
+        seconds.set(lag.seconds);
     }
 }
 
@@ -148,70 +150,76 @@ struct Driver<S, E> {
     status: Arc<Mutex<SinkStatus>>,
     pause: watch::Receiver<bool>,
     stopped: watch::Receiver<bool>,
+    /// Which shard is read first, so that a busy one does not starve the others.
+    turn: usize,
 }
 
 impl<S: Sink, E: EventSource> Driver<S, E> {
     async fn run(mut self) {
         let mut pause = self.options.retry_min;
-        while !*self.stopped.borrow() {
-            let Err(error) = self.session(&mut pause).await else {
+        loop {
+            self.wait_while_paused().await;
+            if *self.stopped.borrow() {
                 return;
+            }
+            let Err(error) = Box::pin(self.session(&mut pause)).await else {
+                continue;
             };
             metrics::counter!("meridian_sink_failed_total", "sink" => self.name.clone())
                 .increment(1);
-            let blocked = matches!(error, SinkError::Blocked(_));
             {
                 let mut status = lock(&self.status);
                 status.failed += 1;
-                status.state = if blocked {
-                    SinkState::Blocked
-                } else {
-                    SinkState::Retrying
+                status.state = match error {
+                    SinkError::Blocked(_) => SinkState::Blocked,
+                    SinkError::Retry(_) => SinkState::Retrying,
                 };
                 status.last_error = Some(error.to_string());
             }
             tracing::warn!(sink = %self.name, %error, retry_ms = pause.as_millis(), "The sink could not write.");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                _ = self.stopped.changed() => {}
+                _ = self.stopped.wait_for(|stopped| *stopped) => {}
             }
             pause = (pause * 2).min(self.options.retry_max);
         }
     }
 
-    /// From `open` to the first failure, or to the end.
+    async fn wait_while_paused(&mut self) {
+        tokio::select! {
+            // The senders live as long as the pipeline; without one there is nobody left to resume.
+            _ = self.pause.wait_for(|paused| !*paused) => {}
+            _ = self.stopped.wait_for(|stopped| *stopped) => {}
+        }
+    }
+
+    /// From `open` to the first failure; or to a pause, to the end, or to a change of this node's shards.
     async fn session(&mut self, pause: &mut Duration) -> Result<(), SinkError> {
-        let opened = tokio::time::timeout(self.options.write_timeout, self.sink.open()).await;
-        let mut cursors = opened.map_err(|_| hanging("opening"))??;
+        let shards = self.source.shards();
+        let mut growth = self.source.growth();
+        let mut confirmed = {
+            let limit = self.options.write_timeout;
+            bounded("opening", limit, self.stopped.clone(), self.sink.open()).await?
+        };
+        let mut cursors = confirmed.clone();
+        self.note(&cursors);
         loop {
-            if *self.stopped.borrow() {
+            growth.mark_seen();
+            if *self.stopped.borrow() || *self.pause.borrow() || self.source.shards() != shards {
                 return Ok(());
             }
-            if *self.pause.borrow() {
-                lock(&self.status).state = SinkState::Paused;
-                tokio::select! {
-                    _ = self.pause.changed() => {}
-                    _ = self.stopped.changed() => {}
-                }
-                continue;
-            }
-            let (batch, next) = self.collect(&cursors)?;
+            let (batch, next) = self.collect(&shards, &cursors).await?;
             if next == cursors {
-                self.note(&cursors);
                 tokio::select! {
-                    () = self.source.grown() => {}
+                    () = growth.changed() => {}
                     _ = self.pause.changed() => {}
                     _ = self.stopped.changed() => {}
                 }
                 continue;
             }
-            if !batch.is_empty() {
-                let write = self.sink.write(&batch, &next);
-                let written = tokio::time::timeout(self.options.write_timeout, write).await;
-                written.map_err(|_| hanging("writing"))??;
-                metrics::counter!("meridian_sink_written_total", "sink" => self.name.clone())
-                    .increment(batch.len() as u64);
-                lock(&self.status).written += batch.len() as u64;
+            if !batch.is_empty() || passed(&confirmed, &next) >= PASSED_OVER_MAX {
+                self.write(&batch, &next).await?;
+                confirmed.clone_from(&next);
             }
             *pause = self.options.retry_min;
             cursors = next;
@@ -219,58 +227,126 @@ impl<S: Sink, E: EventSource> Driver<S, E> {
         }
     }
 
-    /// The next batch, and the cursors behind it.
-    fn collect(&self, cursors: &Cursors) -> Result<(Vec<EventRecord>, Cursors), SinkError> {
-        let mut batch = Vec::new();
-        let mut next = cursors.clone();
-        for shard in self.source.shards() {
-            let room = self.options.batch_max.saturating_sub(batch.len());
-            if room == 0 {
-                break;
-            }
-            let (first, head) = self.source.bounds(&shard);
-            let cursor = cursors.get(&shard).copied().unwrap_or(0);
-            if cursor < first {
-                let missed = first - cursor;
-                lock(&self.status).missed += missed;
-                tracing::error!(sink = %self.name, shard, missed, "Events were gone before the sink could read them.");
-            }
-            let from = cursor.max(first);
-            if from >= head {
-                if from > cursor {
-                    next.insert(shard, from);
-                }
-                continue;
-            }
-            let read = self
-                .source
-                .read(&shard, from, room)
-                .map_err(|error| SinkError::Retry(error.to_string()))?;
-            batch.extend(read.0);
-            next.insert(shard, read.1);
+    async fn write(&mut self, batch: &[EventRecord], next: &Cursors) -> Result<(), SinkError> {
+        let limit = self.options.write_timeout;
+        let write = self.sink.write(batch, next);
+        let confirmed = bounded("writing", limit, self.stopped.clone(), write).await?;
+        let written = batch.len() as u64 - confirmed.dead_letters;
+        let count = |name: &'static str, count: u64| {
+            metrics::counter!(name, "sink" => self.name.clone()).increment(count);
+        };
+        count("meridian_sink_written_total", written);
+        count("meridian_sink_dead_letters_total", confirmed.dead_letters);
+        let mut status = lock(&self.status);
+        status.written += written;
+        status.dead_letters += confirmed.dead_letters;
+        Ok(())
+    }
+
+    /// The next batch, and the cursors behind it. Reads may come from disk, so they get a thread that may wait.
+    async fn collect(
+        &mut self,
+        shards: &[String],
+        cursors: &Cursors,
+    ) -> Result<(Vec<EventRecord>, Cursors), SinkError> {
+        let mut order = shards.to_vec();
+        if !order.is_empty() {
+            self.turn = (self.turn + 1) % order.len();
+            order.rotate_left(self.turn);
         }
-        Ok((batch, next))
+        let (source, from, options) = (
+            Arc::clone(&self.source),
+            cursors.clone(),
+            self.options.clone(),
+        );
+        let collect = move || collect(&*source, &order, from, &options);
+        let collected = tokio::task::spawn_blocking(collect)
+            .await
+            .map_err(|error| SinkError::Retry(error.to_string()))??;
+        if collected.missed > 0 {
+            let missed = collected.missed;
+            lock(&self.status).missed += missed;
+            metrics::counter!("meridian_sink_missed_total", "sink" => self.name.clone())
+                .increment(missed);
+            tracing::error!(sink = %self.name, missed, "Events were gone before the sink could read them.");
+        }
+        Ok((collected.batch, collected.next))
     }
 
     fn note(&self, cursors: &Cursors) {
-        let lag = |shard: &String| {
-            self.source
-                .bounds(shard)
-                .1
-                .saturating_sub(cursors.get(shard).copied().unwrap_or(0))
-        };
-        let lag = self.source.shards().iter().map(lag).sum();
         let mut status = lock(&self.status);
         status.state = SinkState::Running;
         status.last_error = None;
-        status.lag_events = lag;
         status.cursors.clone_from(cursors);
-        metrics::gauge!("meridian_sink_lag_events", "sink" => self.name.clone()).set(lag as f64);
     }
 }
 
-fn hanging(what: &str) -> SinkError {
-    SinkError::Retry(format!("{what} took too long"))
+struct Collected {
+    batch: Vec<EventRecord>,
+    next: Cursors,
+    missed: u64,
+}
+
+fn collect<E: EventSource>(
+    source: &E,
+    order: &[String],
+    cursors: Cursors,
+    options: &PipelineOptions,
+) -> Result<Collected, SinkError> {
+    let mut collected = Collected {
+        batch: Vec::new(),
+        next: cursors,
+        missed: 0,
+    };
+    let mut room = options.batch_max;
+    for shard in order {
+        let (first, head) = source.bounds(shard);
+        let cursor = collected.next.get(shard).copied().unwrap_or(0);
+        let mut from = cursor.max(first);
+        collected.missed += from - cursor;
+        if from < head && room > 0 {
+            let (records, next) = source
+                .read(shard, from, room)
+                .map_err(|error| SinkError::Retry(error.to_string()))?;
+            let read = usize::try_from(next.saturating_sub(from)).unwrap_or(usize::MAX);
+            room = room.saturating_sub(read);
+            let wanted = records
+                .into_iter()
+                .filter(|record| options.filter.passes(record));
+            collected.batch.extend(wanted);
+            from = next;
+        }
+        if from > cursor {
+            collected.next.insert(shard.clone(), from);
+        }
+    }
+    Ok(collected)
+}
+
+/// Records between two cursors.
+fn passed(from: &Cursors, to: &Cursors) -> u64 {
+    let of = |(shard, to): (&String, &u64)| to - from.get(shard).copied().unwrap_or(0).min(*to);
+    to.iter().map(of).sum()
+}
+
+/// Bounds what a far side may take, while things go on and when they end.
+async fn bounded<T>(
+    what: &str,
+    limit: Duration,
+    mut stopped: watch::Receiver<bool>,
+    work: impl Future<Output = Result<T, SinkError>>,
+) -> Result<T, SinkError> {
+    let given_up = async {
+        // Gone means the same: nobody is there who could still want it.
+        drop(stopped.wait_for(|stopped| *stopped).await);
+        tokio::time::sleep(STOP_GRACE).await;
+    };
+    tokio::select! {
+        done = tokio::time::timeout(limit, work) => {
+            done.unwrap_or_else(|_| Err(SinkError::Retry(format!("{what} took longer than {limit:?}"))))
+        }
+        () = given_up => Err(SinkError::Retry(format!("stopped while {what}"))),
+    }
 }
 
 fn lock(status: &Mutex<SinkStatus>) -> MutexGuard<'_, SinkStatus> {

@@ -45,20 +45,34 @@ pub enum SinkError {
     Blocked(String),
 }
 
+/// What the far side has confirmed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Events of the batch that the far side will never take, put aside with the reason.
+    pub dead_letters: u64,
+}
+
 /// A destination of events.
 ///
 /// `open` is called before the first write and after each failure; it tells which events the far side already has, so
 /// that a sink which keeps its cursor beside the data gets each event exactly once.
+///
+/// Both futures may be dropped at any point, when they take too long: what was under way then must be found out, or
+/// undone, by the next `open`.
 pub trait Sink: Send + 'static {
+    /// What `type` in the configuration calls it.
+    const KIND: &'static str;
+
     /// Connects or opens, and reads the cursors that the far side keeps.
     fn open(&mut self) -> impl Future<Output = Result<Cursors, SinkError>> + Send;
 
-    /// Writes a batch, and `cursors` with it. `Ok` means that the far side has confirmed both.
+    /// Writes a batch, and `cursors` with it. `Ok` means that the far side has confirmed both. An empty batch moves the
+    /// cursors over what is none of this sink's business.
     fn write(
         &mut self,
         batch: &[EventRecord],
         cursors: &Cursors,
-    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+    ) -> impl Future<Output = Result<Confirmed, SinkError>> + Send;
 }
 
 /// Why events could not be read.
@@ -75,9 +89,21 @@ pub enum ReadError {
     },
 }
 
+/// Wakes a reader of the event logs. Loses no wake-up: mark, read, and only then wait.
+pub trait Growth: Send + 'static {
+    /// What is there now counts as seen.
+    fn mark_seen(&mut self);
+
+    /// Comes back when something came since the last mark.
+    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+}
+
 /// The event logs, as the broker lends them to its sinks.
 pub trait EventSource: Send + Sync + 'static {
-    /// All shards.
+    /// See [`EventSource::growth`].
+    type Growth: Growth;
+
+    /// The shards whose events are this node's to write, in a fixed order. When the answer changes, sinks are opened anew.
     fn shards(&self) -> Vec<String>;
 
     /// The first offset that is still there, and the one that the next event will have.
@@ -95,6 +121,9 @@ pub trait EventSource: Send + Sync + 'static {
         max: usize,
     ) -> Result<(Vec<EventRecord>, u64), ReadError>;
 
-    /// Comes back when any shard has grown since the last call of the same caller.
-    fn grown(&self) -> impl Future<Output = ()> + Send;
+    /// When the log took the first event at or behind `offset`, epoch milliseconds; `None` if there is none yet.
+    fn taken_at_ms(&self, shard: &str, offset: u64) -> Option<i64>;
+
+    /// Follows the logs of all shards.
+    fn growth(&self) -> Self::Growth;
 }

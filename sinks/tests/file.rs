@@ -1,17 +1,10 @@
-//! The file sink over kills at every moment that matters, and the pipeline over a far side that fails or hangs.
+//! The file sink over kills at every moment that matters.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use meridian_proto::v1::Alert;
 use meridian_sinks::file::{FileOptions, FileSink};
-use meridian_sinks::{
-    Cursors, Event, EventRecord, EventSource, Pipeline, PipelineOptions, ReadError, Sink,
-    SinkError, SinkState,
-};
+use meridian_sinks::{Cursors, Event, EventRecord, Sink, SinkError};
 
 fn record(offset: u64) -> EventRecord {
     let alert = Alert {
@@ -150,133 +143,4 @@ async fn foreign_or_damaged_files_are_refused_and_left_alone() {
         panic!()
     };
     assert!(why.contains("events.ndjson.cursor"), "{why}");
-}
-
-/// A log of so many events.
-struct Log(u64);
-
-impl EventSource for Log {
-    fn shards(&self) -> Vec<String> {
-        vec!["s".into()]
-    }
-    fn bounds(&self, _shard: &str) -> (u64, u64) {
-        (0, self.0)
-    }
-    fn read(
-        &self,
-        _shard: &str,
-        from: u64,
-        max: usize,
-    ) -> Result<(Vec<EventRecord>, u64), ReadError> {
-        let to = self.0.min(from + max as u64);
-        Ok(((from..to).map(record).collect(), to))
-    }
-    async fn grown(&self) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-enum Fault {
-    Refuse,
-    /// It takes the batch, and the answer is lost.
-    LoseAnswer,
-    Hang,
-}
-
-/// A far side that keeps what it confirmed, and fails as it is told.
-#[derive(Clone)]
-struct Far {
-    got: Arc<Mutex<BTreeMap<u64, usize>>>,
-    kept: Arc<Mutex<Cursors>>,
-    calls: Arc<AtomicUsize>,
-    fails: fn(usize) -> Option<Fault>,
-}
-
-impl Far {
-    fn that(fails: fn(usize) -> Option<Fault>) -> Self {
-        Far {
-            got: Arc::default(),
-            kept: Arc::default(),
-            calls: Arc::default(),
-            fails,
-        }
-    }
-}
-
-impl Sink for Far {
-    async fn open(&mut self) -> Result<Cursors, SinkError> {
-        Ok(self.kept.lock().unwrap().clone())
-    }
-    async fn write(&mut self, batch: &[EventRecord], cursors: &Cursors) -> Result<(), SinkError> {
-        let fault = (self.fails)(self.calls.fetch_add(1, Ordering::Relaxed));
-        match fault {
-            Some(Fault::Refuse) => return Err(SinkError::Retry("refused".into())),
-            Some(Fault::Hang) => std::future::pending().await,
-            _ => {}
-        }
-        for record in batch {
-            *self.got.lock().unwrap().entry(record.offset).or_default() += 1;
-        }
-        self.kept.lock().unwrap().clone_from(cursors);
-        if fault.is_some() {
-            Err(SinkError::Retry("the answer is lost".into()))
-        } else {
-            Ok(())
-        }
-    }
-}
-
-fn quick() -> PipelineOptions {
-    PipelineOptions {
-        batch_max: 7,
-        write_timeout: Duration::from_millis(50),
-        retry_min: Duration::from_millis(1),
-        retry_max: Duration::from_millis(5),
-    }
-}
-
-async fn until(what: impl Fn() -> bool) {
-    for _ in 0..2000 {
-        if what() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("it did not come to pass");
-}
-
-#[tokio::test]
-async fn a_far_side_that_refuses_hangs_and_loses_answers_gets_everything_once() {
-    let far = Far::that(|call| match call % 5 {
-        1 => Some(Fault::Refuse),
-        2 => Some(Fault::LoseAnswer),
-        3 => Some(Fault::Hang),
-        _ => None,
-    });
-    let pipeline = Pipeline::start("far", far.clone(), Arc::new(Log(200)), quick());
-    until(|| far.got.lock().unwrap().len() == 200 && pipeline.status().state == SinkState::Running)
-        .await;
-    assert!(
-        far.got.lock().unwrap().values().all(|times| *times == 1),
-        "the far side's own cursor is believed"
-    );
-    assert!(pipeline.status().failed > 0);
-    pipeline.stop().await;
-}
-
-#[tokio::test]
-async fn a_sink_that_hangs_delays_no_other_and_says_so() {
-    let healthy = Far::that(|_| None);
-    let stuck = Pipeline::start(
-        "stuck",
-        Far::that(|_| Some(Fault::Hang)),
-        Arc::new(Log(100)),
-        quick(),
-    );
-    let fine = Pipeline::start("fine", healthy.clone(), Arc::new(Log(100)), quick());
-    until(|| healthy.got.lock().unwrap().len() == 100).await;
-    until(|| stuck.status().state == SinkState::Retrying).await;
-    assert!(stuck.status().last_error.unwrap().contains("too long"));
-    stuck.stop().await;
-    fine.stop().await;
 }

@@ -21,11 +21,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::middleware;
 use axum::routing::MethodRouter;
-use meridian_sinks::Pipeline;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::listener::Tls;
 use crate::node::Node;
+use crate::sinks::Sinks;
 use problem::Problem;
 pub use server::HttpServer;
 
@@ -34,7 +34,7 @@ pub struct Api {
     /// The node.
     pub node: Arc<Node>,
     /// Its sinks.
-    pub sinks: Vec<Pipeline>,
+    pub sinks: Arc<Sinks>,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
     /// The listeners with a certificate.

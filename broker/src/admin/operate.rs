@@ -208,12 +208,7 @@ pub(super) async fn kick(State(api): Shared, Name(id): Name) -> Result<StatusCod
 }
 
 pub(super) async fn sinks(State(api): Shared) -> Json<Value> {
-    let data: Vec<_> = api
-        .sinks
-        .iter()
-        .map(meridian_sinks::Pipeline::status)
-        .collect();
-    Json(json!({ "data": data, "meta": { "cursor": null } }))
+    Json(json!({ "data": api.sinks.status(), "meta": { "cursor": null } }))
 }
 
 pub(super) async fn pause(State(api): Shared, Name(name): Name) -> Result<StatusCode, Problem> {
@@ -225,10 +220,13 @@ pub(super) async fn resume(State(api): Shared, Name(name): Name) -> Result<Statu
 }
 
 fn set_paused(api: &Api, name: &str, paused: bool) -> Result<StatusCode, Problem> {
-    let sink = api.sinks.iter().find(|sink| sink.status().name == name);
-    sink.ok_or_else(|| Problem::not_found(format!("there is no sink {name}")))?
-        .set_paused(paused);
-    Ok(StatusCode::NO_CONTENT)
+    match api.sinks.set_paused(name, paused) {
+        Ok(true) => Ok(StatusCode::NO_CONTENT),
+        Ok(false) => Err(Problem::not_found(format!("there is no sink {name}"))),
+        Err(error) => Err(Problem::unavailable(format!(
+            "that could not be noted down: {error}"
+        ))),
+    }
 }
 
 pub(super) async fn config(State(api): Shared) -> Json<Value> {

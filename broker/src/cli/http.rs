@@ -261,7 +261,16 @@ pub(super) fn sink(command: SinkCommand) -> Outcome {
         SinkCommand::List(api) => rows(
             &api,
             "/api/v1/sinks",
-            &["name", "state", "lag_events", "written", "last_error"],
+            &[
+                "name",
+                "type",
+                "state",
+                "lag_events",
+                "lag_seconds",
+                "written",
+                "dead_letters",
+                "last_error",
+            ],
         ),
         SinkCommand::Pause { name, api } => api.send(
             "POST",

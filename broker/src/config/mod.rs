@@ -5,6 +5,7 @@
 
 mod cluster;
 mod reader;
+mod sinks;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ use crate::router::ShardMap;
 pub use cluster::ClusterConfig;
 pub use reader::Mistake;
 use reader::Reader;
+use sinks::read_sinks;
+pub use sinks::{SinkConfig, SinkKind};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -244,22 +247,6 @@ pub struct GeoConfig {
     pub max_speed_mps: Option<f64>,
     /// `max_future`: what is later than the clock by more is refused. Default 120s.
     pub max_future: Duration,
-}
-
-/// `[sinks.NAME]`
-#[derive(Debug, Clone)]
-pub enum SinkConfig {
-    /// `type = "file"`: newline-delimited JSON.
-    File {
-        /// `path`
-        path: PathBuf,
-        /// `rotate_size`. Default 256MB.
-        rotate_bytes: u64,
-        /// `rotate_age`. Default off.
-        rotate_age: Option<Duration>,
-        /// `keep`: rotated files kept, 0 for all. Default 0.
-        keep: u64,
-    },
 }
 
 /// All mistakes of a configuration.
@@ -587,58 +574,6 @@ fn read_limits(reader: &mut Reader) -> LimitsConfig {
             .unwrap_or(Duration::from_secs(300)),
         max_events: reader.number("limits.max_events", 1_000_000, 1000, 1_000_000_000),
     }
-}
-
-fn read_sinks(reader: &mut Reader, base: &Path) -> BTreeMap<String, SinkConfig> {
-    let mut sinks = BTreeMap::new();
-    for name in reader.subsections("sinks") {
-        let section = format!("sinks.{name}");
-        match reader.text(&format!("{section}.type")).as_deref() {
-            Some("file") => {
-                let path = reader.text(&format!("{section}.path"));
-                if path.is_none() {
-                    reader.mistake(
-                        &format!("{section}.path"),
-                        "is needed: the file to write".into(),
-                    );
-                }
-                let sink = SinkConfig::File {
-                    path: base.join(path.unwrap_or_default()),
-                    rotate_bytes: reader
-                        .measured(
-                            &format!("{section}.rotate_size"),
-                            &units::BYTES,
-                            1024..=1 << 40,
-                        )
-                        .unwrap_or(256 << 20),
-                    rotate_age: reader.measured_or_off(
-                        &format!("{section}.rotate_age"),
-                        &units::DURATION,
-                        SECOND..=365 * DAY,
-                        None,
-                    ),
-                    keep: reader.number(&format!("{section}.keep"), 0, 0, 1_000_000),
-                };
-                sinks.insert(name, sink);
-            }
-            Some(kind @ ("kafka" | "timescale")) => {
-                reader.ignore_section(&section);
-                reader.mistake(
-                    &format!("{section}.type"),
-                    format!("this version has no {kind} sink yet: it has file"),
-                );
-            }
-            Some(other) => {
-                reader.ignore_section(&section);
-                reader.mistake(
-                    &format!("{section}.type"),
-                    format!("`{other}` is no kind of sink: there is file"),
-                );
-            }
-            None => reader.mistake(&format!("{section}.type"), "is needed: file".into()),
-        }
-    }
-    sinks
 }
 
 /// Whether only this machine reaches `address`.

@@ -85,19 +85,59 @@ fn the_environment_lies_over_the_file() {
 
 #[test]
 fn what_this_version_does_not_have_is_refused_and_not_ignored() {
-    let mistakes = load("[cluster]\nseeds = [\"10.0.0.1:7883\"]\n[sinks.lake]\ntype = \"kafka\"\nbootstrap_servers = \"x\"", &[]).unwrap_err();
-    for key in ["cluster.bind", "sinks.lake.type"] {
+    let mistakes = load("[cluster]\nseeds = [\"10.0.0.1:7883\"]", &[]).unwrap_err();
+    for key in ["cluster.bind"] {
         assert!(
             mistakes.iter().any(|mistake| mistake.starts_with(key)),
             "{key} in {mistakes:?}"
         );
     }
-    assert!(
-        !mistakes
-            .iter()
-            .any(|mistake| mistake.contains("bootstrap_servers")),
-        "{mistakes:?}"
+}
+
+#[test]
+fn a_sink_is_told_what_it_lacks() {
+    for (section, said) in [
+        (
+            "type = \"carrier-pigeon\"\nloft = 3",
+            "sinks.x.type: `carrier-pigeon` is no kind",
+        ),
+        ("path = \"events.ndjson\"", "sinks.x.type: is needed: "),
+        ("type = \"file\"", "sinks.x.path: is needed"),
+        ("type = \"timescale\"", "sinks.x.url: is needed"),
+        (
+            "type = \"timescale\"\nurl = \"postgres://u@db.example/x\"",
+            "sinks.x.url: leaves this machine",
+        ),
+        (
+            "type = \"file\"\npath = \"a\"\nfence = [\"f\"]",
+            "sinks.x.fence: is no key; did you mean sinks.x.fences?",
+        ),
+    ] {
+        let mistakes = load(&format!("[sinks.x]\n{section}\n"), &[]).unwrap_err();
+        assert!(
+            mistakes.len() == 1 && mistakes[0].starts_with(said),
+            "{section}: {mistakes:?}"
+        );
+    }
+    let named = load("[sinks.\"a/b\"]\ntype = \"file\"\npath = \"x\"", &[]).unwrap_err();
+    assert!(named[0].starts_with("sinks.a/b: must be"), "{named:?}");
+}
+
+#[test]
+fn a_sinks_filter_and_patience_are_read() {
+    let text = "[sinks.x]\ntype = \"timescale\"\nurl = \"postgres://m@127.0.0.1/m\"\ntimeout = \"3s\"\n\
+                retention = \"90d\"\nevents = [\"alert\"]\ndevices = [\"truck-*\"]";
+    let config = load(text, &[]).unwrap();
+    let sink = &config.sinks["x"];
+    assert_eq!(sink.timeout, Duration::from_secs(3));
+    assert_eq!(
+        (sink.filter.events.len(), &*sink.filter.devices[0]),
+        (1, "truck-*")
     );
+    let SinkKind::Timescale(options) = &sink.kind else {
+        panic!("{sink:?}")
+    };
+    assert_eq!(options.retention, Some(Duration::from_secs(90 * 86_400)));
 }
 
 #[test]
@@ -137,7 +177,8 @@ fn a_file_that_is_no_toml_says_the_line() {
 /// Every section and every kind of sink, so that every key is read.
 const EVERYTHING: &str = "[node]\n[cluster]\n[sharding]\n[auth]\n[limits]\n[durability]\n[geo]\n\
     [listeners.tcp]\n[listeners.ws]\n[listeners.http]\n[listeners.tls]\ncert = \"c\"\nkey = \"k\"\n\
-    [listeners.wss]\ncert = \"c\"\nkey = \"k\"\n[sinks.s]\ntype = \"file\"\npath = \"f\"\n";
+    [listeners.wss]\ncert = \"c\"\nkey = \"k\"\n[sinks.s]\ntype = \"file\"\npath = \"f\"\n\
+    [sinks.t]\ntype = \"timescale\"\nurl = \"postgres://m@127.0.0.1/m\"\n";
 
 /// The keys that hold no number. A new key is either here, or read with a range.
 const NOT_MEASURED: &[&str] = &[
@@ -186,8 +227,19 @@ const NOT_MEASURED: &[&str] = &[
     "sharding.client_region",
     "sharding.regions",
     "sharding.roots",
+    "sinks.s.devices",
+    "sinks.s.events",
+    "sinks.s.fences",
     "sinks.s.path",
+    "sinks.s.regions",
     "sinks.s.type",
+    "sinks.t.ca",
+    "sinks.t.devices",
+    "sinks.t.events",
+    "sinks.t.fences",
+    "sinks.t.regions",
+    "sinks.t.type",
+    "sinks.t.url",
 ];
 
 /// Every key that a node reads, with what it says of its values.
@@ -387,6 +439,9 @@ min_distance = "50m"
 max_silence = "300s"
 max_speed = "100m/s"
 max_future = "120s"
+[sinks.history]
+type = "timescale"
+url = "postgres://meridian@127.0.0.1/meridian"
 [sinks.audit]
 type = "file"
 path = "events.ndjson"

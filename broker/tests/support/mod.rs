@@ -13,8 +13,11 @@ use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::Value;
 
 pub fn testdata() -> PathBuf {
@@ -349,6 +352,48 @@ pub fn read_trace(name: &str) -> Vec<(String, String)> {
         (cells[0].to_owned(), format!("{{{}}}", fields.join(",")))
     };
     text.lines().skip(1).map(row).collect()
+}
+
+pub fn mqtt_options(id: &str, port: u16) -> MqttOptions {
+    let mut options = MqttOptions::new(id, "127.0.0.1", port);
+    options
+        .set_clean_session(false)
+        .set_keep_alive(Duration::from_secs(20))
+        .set_inflight(100);
+    options.set_max_packet_size(1 << 20, 1 << 20);
+    options
+}
+
+/// Publishes a trace in its order; comes back when everything is acknowledged. Reconnects for ever.
+pub async fn publish_trace(trace: &str, region: &str, port: u16, sent: Arc<AtomicUsize>) {
+    let rows = read_trace(trace);
+    let total = rows.len();
+    let (client, mut events) =
+        AsyncClient::new(mqtt_options(&format!("publisher-{trace}"), port), 100);
+    let region = region.to_owned();
+    let feeder = tokio::spawn(async move {
+        for (device, payload) in rows {
+            let topic = format!("gps/{region}/{device}/position");
+            client
+                .publish(topic, QoS::AtLeastOnce, false, payload)
+                .await
+                .unwrap();
+        }
+        // Alive until all is acknowledged.
+        client
+    });
+    let mut acknowledged = 0;
+    while acknowledged < total {
+        match events.poll().await {
+            Ok(Event::Incoming(Packet::PubAck(_))) => {
+                acknowledged += 1;
+                sent.store(acknowledged, Ordering::Relaxed);
+            }
+            Ok(_) => {}
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    feeder.await.unwrap();
 }
 
 /// (device, fence) to (kind, ts), as the broker said them.

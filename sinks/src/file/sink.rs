@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::checkpoint::{Checkpoint, sync_directory};
 use crate::json;
-use crate::sink::{Cursors, Event, EventRecord, Sink, SinkError};
+use crate::sink::{Confirmed, Cursors, EventRecord, Sink, SinkError};
 
 /// How the files are kept.
 #[derive(Debug, Clone)]
@@ -62,21 +62,29 @@ impl FileSink {
 }
 
 impl Sink for FileSink {
+    const KIND: &'static str = "file";
+
     async fn open(&mut self) -> Result<Cursors, SinkError> {
-        let options = self.options.clone();
-        let opened = blocking(move || Open::new(&options)).await?;
-        let cursors = opened.checkpoint.cursors.clone();
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
-        Ok(cursors)
+        let (options, open) = (self.options.clone(), Arc::clone(&self.open));
+        blocking(move || {
+            // A write that was given up may still be in the disk's hands: it ends before the file is looked at again.
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            let opened = Open::new(&options)?;
+            let cursors = opened.checkpoint.cursors.clone();
+            *open = Some(opened);
+            Ok(cursors)
+        })
+        .await
     }
 
-    async fn write(&mut self, batch: &[EventRecord], cursors: &Cursors) -> Result<(), SinkError> {
+    async fn write(
+        &mut self,
+        batch: &[EventRecord],
+        cursors: &Cursors,
+    ) -> Result<Confirmed, SinkError> {
         let mut lines = Vec::with_capacity(batch.len() * 512);
         for record in batch {
-            match &record.event {
-                Event::Position(position) => json::write_position(&mut lines, position),
-                Event::Alert(alert) => json::write_alert(&mut lines, alert),
-            }
+            json::write_event(&mut lines, &record.event);
             lines.push(b'\n');
         }
         let (options, open, cursors) = (
@@ -91,7 +99,8 @@ impl Sink for FileSink {
                 .ok_or_else(|| io::Error::other("the file is not open"))?;
             open.append(&options, &lines, cursors)
         })
-        .await
+        .await?;
+        Ok(Confirmed::default())
     }
 }
 

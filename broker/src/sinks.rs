@@ -1,0 +1,84 @@
+//! The sinks that run on this node: started from the configuration, paused and resumed by operators.
+//!
+//! `event log ─► **sinks** ─► one pipeline a sink`. What is paused stays so over a restart: a file in the data folder
+//! says it. Nothing here waits for a far side, so one that is away is no reason not to start.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use meridian_sinks::file::FileSink;
+use meridian_sinks::timescale::TimescaleSink;
+use meridian_sinks::{Pipeline, PipelineOptions, SinkStatus};
+
+use crate::config::{Config, SinkConfig, SinkKind};
+use crate::shards::Shards;
+use crate::sources::ShardEvents;
+
+/// See the module.
+pub struct Sinks {
+    pipelines: Vec<Pipeline>,
+    folder: PathBuf,
+}
+
+impl Sinks {
+    /// Starts all sinks of `config`.
+    pub fn start(config: &Config, shards: &Arc<Shards>) -> Self {
+        let folder = config.node.data_dir.join("sinks");
+        let start = |(name, sink): (&String, &SinkConfig)| {
+            let options = PipelineOptions {
+                filter: sink.filter.clone(),
+                paused: marker(&folder, name).exists(),
+                write_timeout: sink.timeout,
+                ..PipelineOptions::default()
+            };
+            let source = Arc::new(ShardEvents(Arc::clone(shards)));
+            match sink.kind.clone() {
+                SinkKind::File(file) => Pipeline::start(name, FileSink::new(file), source, options),
+                SinkKind::Timescale(database) => {
+                    Pipeline::start(name, TimescaleSink::new(*database), source, options)
+                }
+            }
+        };
+        let pipelines = config.sinks.iter().map(start).collect();
+        Sinks { pipelines, folder }
+    }
+
+    /// How they stand, by name.
+    #[must_use]
+    pub fn status(&self) -> Vec<SinkStatus> {
+        self.pipelines.iter().map(Pipeline::status).collect()
+    }
+
+    /// Stops a sink from reading, or lets it go on; from now on, restarts included. `false` if there is none of that name.
+    ///
+    /// # Errors
+    /// The note of it could not be written; nothing has changed then.
+    pub fn set_paused(&self, name: &str, paused: bool) -> io::Result<bool> {
+        let of_the_name = |sink: &&Pipeline| sink.status().name == name;
+        let Some(sink) = self.pipelines.iter().find(of_the_name) else {
+            return Ok(false);
+        };
+        let marker = marker(&self.folder, name);
+        if paused {
+            std::fs::create_dir_all(&self.folder)?;
+            std::fs::File::create(&marker)?.sync_all()?;
+        } else {
+            match std::fs::remove_file(&marker) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        sink.set_paused(paused);
+        Ok(true)
+    }
+
+    /// Ends all, at the same time.
+    pub async fn stop(&self) {
+        futures::future::join_all(self.pipelines.iter().map(Pipeline::stop)).await;
+    }
+}
+
+fn marker(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.paused"))
+}

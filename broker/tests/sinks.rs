@@ -1,0 +1,219 @@
+//! The whole broker with sinks: what was acknowledged stands at the far side, whoever is killed or frozen meanwhile.
+
+#[path = "../../sinks/tests/support/postgres.rs"]
+mod postgres;
+#[path = "../../sinks/tests/support/process.rs"]
+mod process;
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use postgres::Postgres;
+use serde_json::Value;
+use support::{Broker, publish_trace, read_trace};
+
+fn config(url: &str) -> String {
+    format!(
+        "[sharding]\nregions = [\"hel\"]\n[geo]\nmax_silence = \"off\"\n\
+         [sinks.history]\ntype = \"timescale\"\nurl = \"{url}\"\ntimeout = \"2s\"\n\
+         [sinks.audit]\ntype = \"file\"\npath = \"events.ndjson\"\n"
+    )
+}
+
+fn wait_for_sinks(broker: &Broker, names: &[&str]) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let sinks = broker.get("sinks");
+        let done = |name: &&str| {
+            let sink = sinks["data"].as_array().unwrap().iter();
+            let sink = sink.clone().find(|sink| sink["name"] == *name).unwrap();
+            sink["lag_events"] == 0 && sink["state"] == "running"
+        };
+        if names.iter().all(done) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{sinks:#} {}", broker.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The file sink's events by id; it has its own tests.
+fn events_of_file(broker: &Broker) -> BTreeMap<String, Value> {
+    let text = std::fs::read_to_string(broker.folder.path().join("events.ndjson")).unwrap();
+    let event = |line: &str| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        (event["event_id"].as_str().unwrap().to_owned(), event)
+    };
+    text.lines().map(event).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_the_event_log_exactly_while_broker_and_database_are_killed_and_frozen() {
+    let mut postgres = Postgres::start();
+    let mut broker = Broker::start(&config(&postgres.url()));
+    broker.put_fences(&["helsinki"]);
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let total = read_trace("helsinki_quick").len();
+    let publisher = tokio::spawn({
+        let (port, acknowledged) = (broker.mqtt, Arc::clone(&acknowledged));
+        async move { publish_trace("helsinki_quick", "hel", port, acknowledged).await }
+    });
+    for fault in 1..=6 {
+        while acknowledged.load(Ordering::Relaxed) < total * fault / 7 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::task::block_in_place(|| match fault % 3 {
+            0 => broker.kill_and_restart(),
+            1 => {
+                postgres.kill();
+                postgres.run();
+            }
+            _ => {
+                postgres.freeze();
+                // A database that hangs delays nobody who publishes.
+                let before = acknowledged.load(Ordering::Relaxed);
+                let deadline = Instant::now() + Duration::from_secs(30);
+                while acknowledged.load(Ordering::Relaxed) < (before + 100).min(total) {
+                    assert!(
+                        Instant::now() < deadline,
+                        "acknowledgements wait for a sink"
+                    );
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                broker.kill_and_restart();
+                postgres.thaw();
+            }
+        });
+    }
+    publisher.await.unwrap();
+    tokio::task::block_in_place(|| {
+        wait_for_sinks(&broker, &["history", "audit"]);
+        let events = events_of_file(&broker);
+        let rows = |table: &str, columns: &str| {
+            let rows = postgres.query(&format!(
+                "select event_id, device, (extract(epoch from time) * 1000)::bigint, {columns} \
+                 from {table} order by event_id collate \"C\""
+            ));
+            rows.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let expected = |schema: &str, columns: fn(&Value) -> String| {
+            let of_schema = events.values().filter(|event| event["schema"] == schema);
+            let row = |event: &Value| {
+                let text = |key: &str| event[key].as_str().unwrap().to_owned();
+                let (id, device) = (text("event_id"), text("device"));
+                format!("{id}|{device}|{}|{}", event["ts"], columns(event))
+            };
+            of_schema.map(row).collect::<Vec<_>>()
+        };
+        let positions = rows("positions", "lat, lon");
+        assert_eq!(
+            positions,
+            expected("meridian.position.v1", |event| format!(
+                "{}|{}",
+                event["lat"], event["lon"]
+            ))
+        );
+        let alerts = rows("alerts", "type, coalesce(fence_id, '')");
+        assert_eq!(
+            alerts,
+            expected("meridian.alert.v1", |event| {
+                let fence = event["fence"]["id"].as_str().unwrap_or_default();
+                format!("{}|{fence}", event["type"].as_str().unwrap())
+            })
+        );
+        assert!(
+            positions.len() > 100 && alerts.len() > 10,
+            "{} positions, {} alerts",
+            positions.len(),
+            alerts.len()
+        );
+        assert_eq!(postgres.count("meridian_dead_letters"), 0);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_sink_stays_paused_over_a_restart_and_goes_on_when_told() {
+    let mut broker = Broker::start("[sinks.audit]\ntype = \"file\"\npath = \"events.ndjson\"\n");
+    let meridian = |arguments: &[&str], broker: &Broker| {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_meridian"))
+            .args(arguments)
+            .args(["--api", &format!("http://127.0.0.1:{}", broker.http)])
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (done.status.code(), text(done.stdout), text(done.stderr))
+    };
+    let publish = |broker: &Broker, ts: u64, lon: f64| {
+        let fix = format!("{{\"ts\":{ts},\"lat\":60.17,\"lon\":{lon}}}");
+        let body = serde_json::json!({ "topic": "gps/hel/d/position", "payload": fix, "qos": 1 });
+        ureq::post(broker.api("publish"))
+            .header("Content-Type", "application/json")
+            .send(body.to_string())
+            .unwrap();
+    };
+    tokio::task::block_in_place(|| {
+        assert_eq!(meridian(&["sink", "pause", "audit"], &broker).0, Some(0));
+        let (refused, _, why) = meridian(&["sink", "pause", "nobody"], &broker);
+        assert!(refused == Some(1) && why.contains("nobody"), "{why}");
+        publish(&broker, 1_700_000_000_000, 24.0);
+        broker.kill_and_restart();
+        publish(&broker, 1_700_100_000_000, 24.5);
+        let sink = broker.get("sinks")["data"][0].clone();
+        assert_eq!(
+            (&sink["state"], &sink["type"], &sink["written"]),
+            (&"paused".into(), &"file".into(), &0.into()),
+            "{sink}"
+        );
+        assert!(
+            sink["lag_events"].as_u64().unwrap() >= 2
+                && sink["lag_seconds"].as_f64().unwrap() > 0.0,
+            "{sink}"
+        );
+        let (_, list, _) = meridian(&["sink", "list"], &broker);
+        assert!(list.contains("audit\tfile\tpaused"), "{list}");
+        assert_eq!(meridian(&["sink", "resume", "audit"], &broker).0, Some(0));
+        wait_for_sinks(&broker, &["audit"]);
+        assert_eq!(events_of_file(&broker).len(), 2);
+        // The gauge is set each second.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let wanted = [
+            "meridian_sink_lag_events{sink=\"audit\"} 0",
+            "meridian_sink_written_total{sink=\"audit\"} 2",
+        ];
+        loop {
+            let metrics = ureq::get(format!("http://127.0.0.1:{}/metrics", broker.http)).call();
+            let metrics = metrics.unwrap().body_mut().read_to_string().unwrap();
+            if wanted.iter().all(|line| metrics.contains(line)) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{metrics}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        broker.kill_and_restart();
+        assert_eq!(broker.get("sinks")["data"][0]["state"], "running");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_keeps_no_broker_from_starting() {
+    let mut postgres = Postgres::prepare();
+    let mut broker = Broker::start(&config(&postgres.url()));
+    tokio::task::block_in_place(|| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let sinks = broker.get("sinks");
+            let sink = &sinks["data"][1];
+            if sink["state"] == "retrying" && sink["last_error"].is_string() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{sinks:#}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        postgres.run();
+        broker.kill_and_restart();
+        wait_for_sinks(&broker, &["history", "audit"]);
+    });
+}
