@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use meridian_sinks::file::FileSink;
+use meridian_sinks::kafka::KafkaSink;
 use meridian_sinks::timescale::TimescaleSink;
-use meridian_sinks::{Pipeline, PipelineOptions, SinkStatus};
+use meridian_sinks::webhook::WebhookSink;
+use meridian_sinks::{DeadLetters, Pipeline, PipelineOptions, SinkStatus};
 
-use crate::config::{Config, SinkConfig, SinkKind};
+use crate::config::{Config, SINKS_FOLDER, SinkConfig, SinkKind};
 use crate::shards::Shards;
 use crate::sources::ShardEvents;
 
@@ -24,16 +26,26 @@ pub struct Sinks {
 impl Sinks {
     /// Starts all sinks of `config`.
     pub fn start(config: &Config, shards: &Arc<Shards>) -> Self {
-        let folder = config.node.data_dir.join("sinks");
+        let folder = config.node.data_dir.join(SINKS_FOLDER);
         let start = |(name, sink): (&String, &SinkConfig)| {
             let options = PipelineOptions {
                 filter: sink.filter.clone(),
                 paused: marker(&folder, name).exists(),
+                batch_max: sink.batch_max,
                 write_timeout: sink.timeout,
                 ..PipelineOptions::default()
             };
             let source = Arc::new(ShardEvents(Arc::clone(shards)));
+            let dead_letters = DeadLetters::new(folder.join(format!("{name}.dead-letters.ndjson")));
             match sink.kind.clone() {
+                SinkKind::Kafka(cluster) => {
+                    let sink = KafkaSink::new(*cluster, dead_letters);
+                    Pipeline::start(name, sink, source, options)
+                }
+                SinkKind::Webhook(hook) => {
+                    let sink = WebhookSink::new(*hook, dead_letters);
+                    Pipeline::start(name, sink, source, options)
+                }
                 SinkKind::File(file) => Pipeline::start(name, FileSink::new(file), source, options),
                 SinkKind::Timescale(database) => {
                     Pipeline::start(name, TimescaleSink::new(*database), source, options)

@@ -1,5 +1,7 @@
 //! The whole broker with sinks: what was acknowledged stands at the far side, whoever is killed or frozen meanwhile.
 
+#[path = "../../sinks/tests/support/kafka.rs"]
+mod kafka;
 #[path = "../../sinks/tests/support/postgres.rs"]
 mod postgres;
 #[path = "../../sinks/tests/support/process.rs"]
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use kafka::Kafka;
 use postgres::Postgres;
 use serde_json::Value;
 use support::{Broker, publish_trace, read_trace};
@@ -215,5 +218,49 @@ async fn a_database_that_is_away_keeps_no_broker_from_starting() {
         postgres.run();
         broker.kill_and_restart();
         wait_for_sinks(&broker, &["history", "audit"]);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transactional_topic_is_the_event_log_exactly_while_the_broker_is_killed() {
+    let kafka = tokio::task::block_in_place(Kafka::start);
+    let mut broker = Broker::start(&format!(
+        "[sharding]\nregions = [\"hel\"]\n[geo]\nmax_silence = \"off\"\n\
+         [sinks.lake]\ntype = \"kafka\"\nbootstrap_servers = \"{}\"\ntransactional = true\nbatch_max = 50\n\
+         [sinks.audit]\ntype = \"file\"\npath = \"events.ndjson\"\n",
+        kafka.servers()
+    ));
+    broker.put_fences(&["helsinki"]);
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let total = read_trace("helsinki_quick").len();
+    let publisher = tokio::spawn({
+        let (port, acknowledged) = (broker.mqtt, Arc::clone(&acknowledged));
+        async move { publish_trace("helsinki_quick", "hel", port, acknowledged).await }
+    });
+    for kill in 1..=4 {
+        while acknowledged.load(Ordering::Relaxed) < total * kill / 5 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::task::block_in_place(|| broker.kill_and_restart());
+    }
+    publisher.await.unwrap();
+    tokio::task::block_in_place(|| {
+        wait_for_sinks(&broker, &["lake", "audit"]);
+        let mut events: Vec<String> = events_of_file(&broker).into_keys().collect();
+        let mut consumed: Vec<String> = Vec::new();
+        for record in kafka.consume(
+            "meridian\\.(positions|alerts)",
+            "read_committed",
+            events.len(),
+        ) {
+            let value: Value = serde_json::from_str(&record.value).unwrap();
+            assert_eq!(value["event_id"], record.header("event-id"));
+            assert_eq!(record.time, format!("CreateTime:{}", value["ts"]));
+            consumed.push(record.header("event-id").to_owned());
+        }
+        events.sort();
+        consumed.sort();
+        assert_eq!(consumed, events);
+        assert!(events.len() > 100);
     });
 }

@@ -5,14 +5,19 @@
 //! not sessions.
 #![forbid(unsafe_code)]
 
+mod cursor_file;
+mod dead_letters;
 pub mod file;
 mod filter;
 pub mod json;
+pub mod kafka;
 mod pipeline;
 mod sink;
 mod status;
 pub mod timescale;
+pub mod webhook;
 
+pub use dead_letters::DeadLetters;
 pub use filter::Filter;
 pub use pipeline::{Pipeline, PipelineOptions};
 pub use sink::{

@@ -199,7 +199,8 @@ impl<S: Sink, E: EventSource> Driver<S, E> {
         let mut growth = self.source.growth();
         let mut confirmed = {
             let limit = self.options.write_timeout;
-            bounded("opening", limit, self.stopped.clone(), self.sink.open()).await?
+            let open = self.sink.open(&shards);
+            bounded("opening", limit, self.stopped.clone(), open).await?
         };
         let mut cursors = confirmed.clone();
         self.note(&cursors);

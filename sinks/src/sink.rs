@@ -63,8 +63,11 @@ pub trait Sink: Send + 'static {
     /// What `type` in the configuration calls it.
     const KIND: &'static str;
 
-    /// Connects or opens, and reads the cursors that the far side keeps.
-    fn open(&mut self) -> impl Future<Output = Result<Cursors, SinkError>> + Send;
+    /// Connects or opens, and reads the cursors that the far side keeps. `shards` are those that are going to be written.
+    fn open(
+        &mut self,
+        shards: &[String],
+    ) -> impl Future<Output = Result<Cursors, SinkError>> + Send;
 
     /// Writes a batch, and `cursors` with it. `Ok` means that the far side has confirmed both. An empty batch moves the
     /// cursors over what is none of this sink's business.

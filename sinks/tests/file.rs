@@ -68,7 +68,7 @@ async fn write(sink: &mut FileSink, from: u64, to: u64) {
 async fn a_line_that_was_torn_by_a_kill_is_cut_off_and_comes_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut sink = FileSink::new(options(folder.path()));
-    assert!(sink.open().await.unwrap().is_empty());
+    assert!(sink.open(&[]).await.unwrap().is_empty());
     write(&mut sink, 0, 3).await;
     // Killed between the write and the note of the cursor.
     let path = folder.path().join("events.ndjson");
@@ -76,7 +76,7 @@ async fn a_line_that_was_torn_by_a_kill_is_cut_off_and_comes_again() {
     text.push_str("{\"event_id\":\"s-3\"}\n{\"event_id\":\"s-");
     std::fs::write(&path, text).unwrap();
     let mut again = FileSink::new(options(folder.path()));
-    assert_eq!(again.open().await.unwrap(), cursors(3));
+    assert_eq!(again.open(&[]).await.unwrap(), cursors(3));
     write(&mut again, 3, 6).await;
     assert_eq!(ids(folder.path()), expected(6));
 }
@@ -88,7 +88,7 @@ async fn files_rotate_between_batches_and_sort_in_the_order_of_writing() {
         rotate_bytes: 300,
         ..options(folder.path())
     });
-    sink.open().await.unwrap();
+    sink.open(&[]).await.unwrap();
     for from in 0..30 {
         write(&mut sink, from, from + 1).await;
     }
@@ -100,14 +100,14 @@ async fn files_rotate_between_batches_and_sort_in_the_order_of_writing() {
 async fn a_rotation_that_was_cut_short_is_finished() {
     let folder = tempfile::tempdir().unwrap();
     let mut sink = FileSink::new(options(folder.path()));
-    sink.open().await.unwrap();
+    sink.open(&[]).await.unwrap();
     write(&mut sink, 0, 4).await;
     drop(sink);
     // Killed after the rename, before the new file's checkpoint.
     let path = folder.path().join("events.ndjson");
     std::fs::rename(&path, folder.path().join("events.ndjson.000000")).unwrap();
     let mut again = FileSink::new(options(folder.path()));
-    assert_eq!(again.open().await.unwrap(), cursors(4));
+    assert_eq!(again.open(&[]).await.unwrap(), cursors(4));
     write(&mut again, 4, 6).await;
     assert_eq!(ids(folder.path()), expected(6));
 }
@@ -120,7 +120,7 @@ async fn old_files_go_when_only_some_are_kept() {
         keep: Some(2),
         ..options(folder.path())
     });
-    sink.open().await.unwrap();
+    sink.open(&[]).await.unwrap();
     for from in 0..6 {
         write(&mut sink, from, from + 1).await;
     }
@@ -132,14 +132,14 @@ async fn foreign_or_damaged_files_are_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.ndjson");
     std::fs::write(&path, "somebody's notes\n").unwrap();
-    let refused = FileSink::new(options(folder.path())).open().await;
+    let refused = FileSink::new(options(folder.path())).open(&[]).await;
     assert!(matches!(refused, Err(SinkError::Blocked(_))));
     assert_eq!(
         std::fs::read_to_string(&path).unwrap(),
         "somebody's notes\n"
     );
     std::fs::write(folder.path().join("events.ndjson.cursor"), "garbage").unwrap();
-    let Err(SinkError::Blocked(why)) = FileSink::new(options(folder.path())).open().await else {
+    let Err(SinkError::Blocked(why)) = FileSink::new(options(folder.path())).open(&[]).await else {
         panic!()
     };
     assert!(why.contains("events.ndjson.cursor"), "{why}");

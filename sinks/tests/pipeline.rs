@@ -42,7 +42,7 @@ impl Far {
 impl Sink for Far {
     const KIND: &'static str = "far";
 
-    async fn open(&mut self) -> Result<Cursors, SinkError> {
+    async fn open(&mut self, _shards: &[String]) -> Result<Cursors, SinkError> {
         Ok(self.kept.lock().unwrap().clone())
     }
     async fn write(

@@ -51,7 +51,7 @@ fn expected(shard: &str, count: u64) -> Vec<String> {
 async fn every_field_stands_in_its_column() {
     let postgres = Postgres::start();
     let mut sink = sink(&postgres);
-    assert_eq!(sink.open().await.unwrap(), Cursors::new());
+    assert_eq!(sink.open(&[]).await.unwrap(), Cursors::new());
     assert_eq!(write(&mut sink, 0, 3).await.unwrap(), 0);
     let row = |sql: &str| -> Value { serde_json::from_str(&postgres.query(sql)).unwrap() };
     assert_eq!(
@@ -80,12 +80,12 @@ async fn every_field_stands_in_its_column() {
 async fn the_cursor_stands_beside_the_rows_and_is_read_back() {
     let postgres = Postgres::start();
     let mut first = sink(&postgres);
-    first.open().await.unwrap();
+    first.open(&[]).await.unwrap();
     write(&mut first, 0, 10).await.unwrap();
     first.write(&[], &cursors(400)).await.unwrap();
     drop(first);
     let mut second = sink(&postgres);
-    assert_eq!(second.open().await.unwrap(), cursors(400));
+    assert_eq!(second.open(&[]).await.unwrap(), cursors(400));
     assert_eq!(
         postgres.query("select sink, shard, next_offset from meridian_cursors"),
         "history|s|400"
@@ -93,7 +93,7 @@ async fn the_cursor_stands_beside_the_rows_and_is_read_back() {
     // Another sink has a cursor of its own, and adds no row that is there.
     let mut other =
         TimescaleSink::new(TimescaleOptions::new("other", &postgres.url(), None).unwrap());
-    assert_eq!(other.open().await.unwrap(), Cursors::new());
+    assert_eq!(other.open(&[]).await.unwrap(), Cursors::new());
     write(&mut other, 0, 10).await.unwrap();
     assert_eq!(places(&postgres), expected("s", 10));
 }
@@ -102,15 +102,15 @@ async fn the_cursor_stands_beside_the_rows_and_is_read_back() {
 async fn a_deposed_writer_is_refused_and_finds_out_where_things_are() {
     let postgres = Postgres::start();
     let (mut old, mut new) = (sink(&postgres), sink(&postgres));
-    old.open().await.unwrap();
+    old.open(&[]).await.unwrap();
     write(&mut old, 0, 5).await.unwrap();
-    assert_eq!(new.open().await.unwrap(), cursors(5));
+    assert_eq!(new.open(&[]).await.unwrap(), cursors(5));
     write(&mut new, 5, 20).await.unwrap();
     let Err(SinkError::Retry(why)) = write(&mut old, 5, 9).await else {
         panic!("two writers moved one cursor")
     };
     assert!(why.contains("another writer"), "{why}");
-    assert_eq!(old.open().await.unwrap(), cursors(20));
+    assert_eq!(old.open(&[]).await.unwrap(), cursors(20));
     assert_eq!(places(&postgres), expected("s", 20));
 }
 
@@ -137,7 +137,7 @@ async fn what_a_device_calls_itself_is_a_value_and_never_sql() {
         })
         .collect();
     let mut sink = sink(&postgres);
-    sink.open().await.unwrap();
+    sink.open(&[]).await.unwrap();
     sink.write(&batch, &cursors(20)).await.unwrap();
     let hex = |text: &str| text.bytes().map(|b| format!("{b:02x}")).collect::<String>();
     let expected: Vec<String> = names.map(|name| format!("{0}|{0}", hex(name))).into();
@@ -176,7 +176,7 @@ async fn rows_that_the_database_refuses_are_put_aside_and_hold_up_no_other() {
         fix.attrs_json = Some(r#"{"a":"\u0000"}"#.into());
     }
     let mut sink = sink(&postgres);
-    sink.open().await.unwrap();
+    sink.open(&[]).await.unwrap();
     let confirmed = sink.write(&batch, &cursors(200)).await.unwrap();
     assert_eq!(confirmed.dead_letters, 5);
     let mut rest = expected("s", 200);
@@ -201,7 +201,7 @@ async fn rows_that_the_database_refuses_are_put_aside_and_hold_up_no_other() {
         "select convert_from(event, 'UTF8') from meridian_dead_letters where \"offset\" = 2";
     let event: Value = serde_json::from_str(&postgres.query(event)).unwrap();
     assert_eq!(event["device"], "nul\0byte");
-    assert_eq!(sink.open().await.unwrap(), cursors(200));
+    assert_eq!(sink.open(&[]).await.unwrap(), cursors(200));
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn nodes_that_start_together_migrate_once_and_a_newer_schema_is_left_alone
     let postgres = Postgres::start();
     let opened = (0..6).map(|_| {
         let mut sink = sink(&postgres);
-        tokio::spawn(async move { sink.open().await.map_err(|error| error.to_string()) })
+        tokio::spawn(async move { sink.open(&[]).await.map_err(|error| error.to_string()) })
     });
     for opened in opened.collect::<Vec<_>>() {
         opened.await.unwrap().unwrap();
@@ -219,7 +219,7 @@ async fn nodes_that_start_together_migrate_once_and_a_newer_schema_is_left_alone
         "1|tables"
     );
     postgres.query("insert into meridian_migrations (version, name) values (99, 'later')");
-    let Err(SinkError::Blocked(why)) = sink(&postgres).open().await else {
+    let Err(SinkError::Blocked(why)) = sink(&postgres).open(&[]).await else {
         panic!("a schema that nobody here knows was taken")
     };
     assert!(why.contains("version 99"), "{why}");
@@ -233,7 +233,7 @@ async fn what_needs_a_person_says_so_in_the_servers_words() {
         (postgres.url().replace("meridian@", "nobody@"), "nobody"),
     ] {
         let options = TimescaleOptions::new("history", &url, None).unwrap();
-        let Err(SinkError::Blocked(why)) = TimescaleSink::new(options).open().await else {
+        let Err(SinkError::Blocked(why)) = TimescaleSink::new(options).open(&[]).await else {
             panic!("{url} is no case for a person")
         };
         assert!(why.contains(word), "{why}");
@@ -321,7 +321,7 @@ async fn tls_is_verified() {
         TimescaleSink::new(TimescaleOptions::new("history", &url, Some(&certificate)).unwrap())
     };
     let mut trusted = at("localhost");
-    trusted.open().await.unwrap();
+    trusted.open(&[]).await.unwrap();
     write(&mut trusted, 0, 3).await.unwrap();
     assert_eq!(
         postgres.query(
@@ -330,7 +330,7 @@ async fn tls_is_verified() {
         "t|TLSv1.3"
     );
     // The certificate is for another name.
-    assert!(at("127.0.0.1").open().await.is_err());
+    assert!(at("127.0.0.1").open(&[]).await.is_err());
     let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let ca = postgres.put("stranger.crt", &stranger.cert.pem());
     let url = format!(
@@ -338,7 +338,7 @@ async fn tls_is_verified() {
         postgres.port
     );
     let options = TimescaleOptions::new("history", &url, Some(&ca)).unwrap();
-    assert!(TimescaleSink::new(options).open().await.is_err());
+    assert!(TimescaleSink::new(options).open(&[]).await.is_err());
 }
 
 #[tokio::test]
@@ -346,9 +346,9 @@ async fn with_postgis_positions_have_a_place_that_can_be_asked_for() {
     let postgres = Postgres::start();
     postgres.query("create extension postgis");
     let mut sink = sink(&postgres);
-    sink.open().await.unwrap();
+    sink.open(&[]).await.unwrap();
     write(&mut sink, 0, 9).await.unwrap();
-    sink.open().await.unwrap();
+    sink.open(&[]).await.unwrap();
     let near = "select count(*) from positions \
                 where st_dwithin(location, st_point(-74.006, 40.7129)::geography, 12)";
     assert_eq!(postgres.query(near), "6");
@@ -365,7 +365,7 @@ async fn an_extension_that_refuses_keeps_no_row_out() {
          select 99999, 'timescaledb', extowner, extnamespace, false, '0' from pg_extension limit 1",
     );
     let mut sink = sink(&postgres);
-    sink.open().await.unwrap();
+    sink.open(&[]).await.unwrap();
     write(&mut sink, 0, 9).await.unwrap();
     assert_eq!(places(&postgres), expected("s", 9));
 }

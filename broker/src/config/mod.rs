@@ -24,6 +24,7 @@ use crate::router::ShardMap;
 pub use cluster::ClusterConfig;
 pub use reader::Mistake;
 use reader::Reader;
+pub(crate) use sinks::FOLDER as SINKS_FOLDER;
 use sinks::read_sinks;
 pub use sinks::{SinkConfig, SinkKind};
 
@@ -297,13 +298,15 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
     .flatten()
     .all(|bind| is_loopback(bind.ip()));
     let cluster = cluster::read(reader, base);
+    let data_dir = reader
+        .text("node.data_dir")
+        .map_or_else(|| PathBuf::from("./meridian-data"), PathBuf::from);
     let config = Config {
         cluster,
+        sinks: read_sinks(reader, base, &data_dir),
         node: NodeConfig {
             id: reader.number("node.id", 1, 1, u64::from(u32::MAX)),
-            data_dir: reader
-                .text("node.data_dir")
-                .map_or_else(|| PathBuf::from("./meridian-data"), PathBuf::from),
+            data_dir,
             zone: reader.text("node.zone"),
         },
         sharding: Sharding {
@@ -383,7 +386,6 @@ fn read(reader: &mut Reader, base: &Path) -> Config {
                 .measured("geo.max_future", &units::DURATION, SECOND..=MAX_FUTURE_MAX)
                 .unwrap_or(Duration::from_secs(120)),
         },
-        sinks: read_sinks(reader, base),
     };
     if config.auth.acl.is_some() && config.auth.publish_geo {
         reader.mistake(

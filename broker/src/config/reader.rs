@@ -126,6 +126,30 @@ impl Reader {
             .collect()
     }
 
+    /// All keys below `section`, whose names are not ours.
+    pub(crate) fn texts_below(&mut self, section: &str) -> Vec<(String, String)> {
+        let prefix = format!("{section}.");
+        let keys: Vec<String> = self
+            .values
+            .keys()
+            .filter(|key| key.starts_with(&prefix))
+            .cloned()
+            .collect();
+        let read = |key: String| {
+            let text = match self.take(&key)? {
+                Value::Boolean(value) => value.to_string(),
+                Value::String(text) => text,
+                Value::Integer(number) => number.to_string(),
+                other => {
+                    self.mistake(&key, format!("must be text, not {}", other.type_str()));
+                    return None;
+                }
+            };
+            Some((key[prefix.len()..].to_owned(), text))
+        };
+        keys.into_iter().filter_map(read).collect()
+    }
+
     /// Says nothing about what is in `section`.
     pub(crate) fn ignore_section(&mut self, section: &str) {
         self.ignored.push(format!("{section}."));

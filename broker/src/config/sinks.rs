@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use meridian_sinks::Filter;
 use meridian_sinks::file::FileOptions;
+use meridian_sinks::kafka::{Format, KafkaOptions};
 use meridian_sinks::timescale::TimescaleOptions;
+use meridian_sinks::webhook::WebhookOptions;
 
 use super::reader::Reader;
 use super::{DAY, SECOND, units};
@@ -19,6 +21,8 @@ pub struct SinkConfig {
     pub filter: Filter,
     /// `timeout`: how long the far side may take for a batch before it counts as hanging. Default 30s.
     pub timeout: Duration,
+    /// `batch_max`: events of one batch. Default 2000, and 100 for a webhook.
+    pub batch_max: usize,
     /// `type`, and what goes with it.
     pub kind: SinkKind,
 }
@@ -28,14 +32,25 @@ pub struct SinkConfig {
 pub enum SinkKind {
     /// `file`: newline-delimited JSON.
     File(FileOptions),
+    /// `kafka`: records of Apache Kafka.
+    Kafka(Box<KafkaOptions>),
     /// `timescale`: PostgreSQL, with or without TimescaleDB.
     Timescale(Box<TimescaleOptions>),
+    /// `webhook`: signed HTTP requests.
+    Webhook(Box<WebhookOptions>),
 }
 
 /// What `type` may be.
-const KINDS: &str = "file or timescale";
+const KINDS: &str = "file, kafka, timescale or webhook";
 
-pub(super) fn read_sinks(reader: &mut Reader, base: &Path) -> BTreeMap<String, SinkConfig> {
+/// What is kept for sinks, within the data folder: cursors, dead letters, and which ones are paused.
+pub(crate) const FOLDER: &str = "sinks";
+
+pub(super) fn read_sinks(
+    reader: &mut Reader,
+    base: &Path,
+    data_dir: &Path,
+) -> BTreeMap<String, SinkConfig> {
     let mut sinks = BTreeMap::new();
     for name in reader.subsections("sinks") {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -52,9 +67,18 @@ pub(super) fn read_sinks(reader: &mut Reader, base: &Path) -> BTreeMap<String, S
         };
         let timeout = section.timeout();
         let filter = section.filter();
-        let kind = match section.text("type").as_deref() {
+        let r#type = section.text("type");
+        let batch_max = if r#type.as_deref() == Some("webhook") {
+            100
+        } else {
+            2000
+        };
+        let batch_max = section.number("batch_max", batch_max, 1, 100_000);
+        let kind = match r#type.as_deref() {
             Some("file") => section.file(),
+            Some("kafka") => section.kafka(timeout),
             Some("timescale") => section.timescale(timeout),
+            Some("webhook") => section.webhook(timeout, data_dir),
             other => {
                 let what = match other {
                     Some(other) => format!("`{other}` is no kind of sink: write {KINDS}"),
@@ -69,6 +93,7 @@ pub(super) fn read_sinks(reader: &mut Reader, base: &Path) -> BTreeMap<String, S
             let sink = SinkConfig {
                 filter,
                 timeout,
+                batch_max: usize::try_from(batch_max).unwrap_or(usize::MAX),
                 kind,
             };
             sinks.insert(name, sink);
@@ -122,6 +147,56 @@ impl Section<'_> {
         Some(SinkKind::Timescale(Box::new(options)))
     }
 
+    fn kafka(&mut self, timeout: Duration) -> Option<SinkKind> {
+        let servers = self.needed("bootstrap_servers", "\"host:9092\"");
+        let mut options = KafkaOptions::new(self.name, &servers.unwrap_or_default());
+        options.timeout = timeout;
+        if let Some(prefix) = self.text("topic_prefix") {
+            // As Kafka itself has it; and 200 leave room for what comes behind.
+            let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            if prefix.len() > 200 || !prefix.chars().all(fine) {
+                let what = "must be at most 200 letters, digits, dots, - and _";
+                self.mistake("topic_prefix", what.into());
+            }
+            options.topic_prefix = prefix;
+        }
+        let at_most = |number: u64| i32::try_from(number).ok().filter(|&number| number > 0);
+        options.partitions = at_most(self.number("partitions", 0, 0, 10_000));
+        options.replication = at_most(self.number("replication", 0, 0, 9));
+        let key = self.key("format");
+        let format = self.reader.parsed(&key, |text| match text {
+            "json" => Ok(Format::Json),
+            "protobuf" => Ok(Format::Protobuf),
+            other => Err(format!("`{other}` is no format: write json or protobuf")),
+        });
+        options.format = format.unwrap_or_default();
+        let key = self.key("transactional");
+        options.transactional = self.reader.boolean(&key, false);
+        let section = self.key("properties");
+        for (name, value) in self.reader.texts_below(&section) {
+            if let Err(what) = options.property(&name, &value) {
+                self.mistake(&format!("properties.{name}"), what);
+            }
+        }
+        Some(SinkKind::Kafka(Box::new(options)))
+    }
+
+    fn webhook(&mut self, timeout: Duration, data_dir: &Path) -> Option<SinkKind> {
+        let url = self.needed("url", "https://host/path");
+        let (secret, ca) = (self.text("secret"), self.path("ca"));
+        let cursors = data_dir.join(FOLDER).join(format!("{}.cursors", self.name));
+        match WebhookOptions::new(&url?, secret, ca.as_deref(), cursors) {
+            Ok(mut options) => {
+                options.timeout = timeout;
+                Some(SinkKind::Webhook(Box::new(options)))
+            }
+            Err(what) => {
+                self.mistake("url", what);
+                None
+            }
+        }
+    }
+
     fn filter(&mut self) -> Filter {
         let mut list = |key: &str| {
             let key = self.key(key);
@@ -164,6 +239,11 @@ impl Section<'_> {
         let key = self.key(key);
         self.reader
             .measured_or_off(&key, &units::DURATION, range, default)
+    }
+
+    fn number(&mut self, key: &str, default: u64, min: u64, max: u64) -> u64 {
+        let key = self.key(key);
+        self.reader.number(&key, default, min, max)
     }
 
     fn needed(&mut self, key: &str, what: &str) -> Option<String> {

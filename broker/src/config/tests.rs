@@ -178,7 +178,9 @@ fn a_file_that_is_no_toml_says_the_line() {
 const EVERYTHING: &str = "[node]\n[cluster]\n[sharding]\n[auth]\n[limits]\n[durability]\n[geo]\n\
     [listeners.tcp]\n[listeners.ws]\n[listeners.http]\n[listeners.tls]\ncert = \"c\"\nkey = \"k\"\n\
     [listeners.wss]\ncert = \"c\"\nkey = \"k\"\n[sinks.s]\ntype = \"file\"\npath = \"f\"\n\
-    [sinks.t]\ntype = \"timescale\"\nurl = \"postgres://m@127.0.0.1/m\"\n";
+    [sinks.t]\ntype = \"timescale\"\nurl = \"postgres://m@127.0.0.1/m\"\n\
+    [sinks.k]\ntype = \"kafka\"\nbootstrap_servers = \"h:9092\"\n\
+    [sinks.w]\ntype = \"webhook\"\nurl = \"https://h/\"\n";
 
 /// The keys that hold no number. A new key is either here, or read with a range.
 const NOT_MEASURED: &[&str] = &[
@@ -227,6 +229,15 @@ const NOT_MEASURED: &[&str] = &[
     "sharding.client_region",
     "sharding.regions",
     "sharding.roots",
+    "sinks.k.bootstrap_servers",
+    "sinks.k.devices",
+    "sinks.k.events",
+    "sinks.k.fences",
+    "sinks.k.format",
+    "sinks.k.regions",
+    "sinks.k.topic_prefix",
+    "sinks.k.transactional",
+    "sinks.k.type",
     "sinks.s.devices",
     "sinks.s.events",
     "sinks.s.fences",
@@ -240,6 +251,14 @@ const NOT_MEASURED: &[&str] = &[
     "sinks.t.regions",
     "sinks.t.type",
     "sinks.t.url",
+    "sinks.w.ca",
+    "sinks.w.devices",
+    "sinks.w.events",
+    "sinks.w.fences",
+    "sinks.w.regions",
+    "sinks.w.secret",
+    "sinks.w.type",
+    "sinks.w.url",
 ];
 
 /// Every key that a node reads, with what it says of its values.
@@ -348,8 +367,16 @@ fn zero_is_accepted_only_where_it_means_something() {
                 .any(|zero| mistakes_with(key, zero).is_empty())
         })
         .collect();
-    // Every move is reported; all rotated files are kept.
-    assert_eq!(zero, ["geo.min_distance", "sinks.s.keep"]);
+    // Every move is reported; the Kafka cluster's own number of them; all rotated files are kept.
+    assert_eq!(
+        zero,
+        [
+            "geo.min_distance",
+            "sinks.k.partitions",
+            "sinks.k.replication",
+            "sinks.s.keep"
+        ]
+    );
 }
 
 #[test]
@@ -379,7 +406,7 @@ fn the_largest_packet_is_what_mqtt_can_say() {
     assert!(load("[limits]\nmax_packet = \"256MB\"", &[]).is_err());
 }
 
-/// What the documentation shows, without what only a cluster or another sink reads.
+/// What the documentation shows, without what this version does not have.
 #[test]
 fn the_documented_sample_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
@@ -439,6 +466,9 @@ min_distance = "50m"
 max_silence = "300s"
 max_speed = "100m/s"
 max_future = "120s"
+[sinks.lake]
+type = "kafka"
+bootstrap_servers = "127.0.0.1:9092"
 [sinks.history]
 type = "timescale"
 url = "postgres://meridian@127.0.0.1/meridian"

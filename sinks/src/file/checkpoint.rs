@@ -3,12 +3,12 @@
 //! Written beside the data by rename, after the data was flushed. On open the file is cut to the length that stands
 //! here: what lies behind was never confirmed, and comes again from the log.
 
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cursor_file::replace;
 use crate::sink::Cursors;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,20 +59,6 @@ impl Checkpoint {
     }
 
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
-        let partial = PathBuf::from(format!("{}.partial", path.display()));
-        let mut file = File::create(&partial)?;
-        file.write_all(&serde_json::to_vec(self).map_err(io::Error::other)?)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)?;
-        sync_directory(path)
+        replace(path, &serde_json::to_vec(self).map_err(io::Error::other)?)
     }
-}
-
-/// Makes a rename in the directory of `path` durable.
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::checkpoint::{Checkpoint, sync_directory};
+use super::checkpoint::Checkpoint;
+use crate::cursor_file::{blocking, sync_directory};
 use crate::json;
 use crate::sink::{Confirmed, Cursors, EventRecord, Sink, SinkError};
 
@@ -64,7 +65,7 @@ impl FileSink {
 impl Sink for FileSink {
     const KIND: &'static str = "file";
 
-    async fn open(&mut self) -> Result<Cursors, SinkError> {
+    async fn open(&mut self, _shards: &[String]) -> Result<Cursors, SinkError> {
         let (options, open) = (self.options.clone(), Arc::clone(&self.open));
         blocking(move || {
             // A write that was given up may still be in the disk's hands: it ends before the file is looked at again.
@@ -222,18 +223,4 @@ fn cursor_path(path: &Path) -> PathBuf {
 /// Sorts by name in the order of writing.
 fn rotated_path(path: &Path, number: u64) -> PathBuf {
     PathBuf::from(format!("{}.{number:06}", path.display()))
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, SinkError> {
-    let done = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| SinkError::Retry(error.to_string()))?;
-    done.map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied => {
-            SinkError::Blocked(error.to_string())
-        }
-        _ => SinkError::Retry(error.to_string()),
-    })
 }

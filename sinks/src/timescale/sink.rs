@@ -36,7 +36,7 @@ impl TimescaleSink {
 impl Sink for TimescaleSink {
     const KIND: &'static str = "timescale";
 
-    async fn open(&mut self) -> Result<Cursors, SinkError> {
+    async fn open(&mut self, _shards: &[String]) -> Result<Cursors, SinkError> {
         self.open = None;
         let mut connection = connect(&self.options).await?;
         let client = &mut connection.client;
