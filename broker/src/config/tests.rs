@@ -108,6 +108,19 @@ fn a_sink_is_told_what_it_lacks() {
             "type = \"timescale\"\nurl = \"postgres://u@db.example/x\"",
             "sinks.x.url: leaves this machine",
         ),
+        ("type = \"kafka\"", "sinks.x.bootstrap_servers: is needed"),
+        (
+            "type = \"kafka\"\nbootstrap_servers = \"h:1\"\n[sinks.x.properties]\nacks = \"1\"",
+            "sinks.x.properties.acks: is this sink's own",
+        ),
+        (
+            "type = \"kafka\"\nbootstrap_servers = \"h:1\"\ntopic_prefix = \"../\"",
+            "sinks.x.topic_prefix: must be",
+        ),
+        (
+            "type = \"webhook\"\nurl = \"http://169.254.169.254/\"",
+            "sinks.x.url: link-local",
+        ),
         (
             "type = \"file\"\npath = \"a\"\nfence = [\"f\"]",
             "sinks.x.fence: is no key; did you mean sinks.x.fences?",
