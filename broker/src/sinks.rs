@@ -11,7 +11,7 @@ use meridian_sinks::file::FileSink;
 use meridian_sinks::kafka::KafkaSink;
 use meridian_sinks::timescale::TimescaleSink;
 use meridian_sinks::webhook::WebhookSink;
-use meridian_sinks::{DeadLetters, Pipeline, PipelineOptions, SinkStatus};
+use meridian_sinks::{DeadLetters, Pipeline, PipelineOptions, Sink, SinkStatus};
 
 use crate::config::{Config, SINKS_FOLDER, SinkConfig, SinkKind};
 use crate::shards::Shards;
@@ -35,20 +35,19 @@ impl Sinks {
                 write_timeout: sink.timeout,
                 ..PipelineOptions::default()
             };
-            let source = Arc::new(ShardEvents(Arc::clone(shards)));
             let dead_letters = DeadLetters::new(folder.join(format!("{name}.dead-letters.ndjson")));
             match sink.kind.clone() {
+                SinkKind::File(file) => drive(name, FileSink::new(file), shards, options),
                 SinkKind::Kafka(cluster) => {
                     let sink = KafkaSink::new(*cluster, dead_letters);
-                    Pipeline::start(name, sink, source, options)
+                    drive(name, sink, shards, options)
+                }
+                SinkKind::Timescale(database) => {
+                    drive(name, TimescaleSink::new(*database), shards, options)
                 }
                 SinkKind::Webhook(hook) => {
                     let sink = WebhookSink::new(*hook, dead_letters);
-                    Pipeline::start(name, sink, source, options)
-                }
-                SinkKind::File(file) => Pipeline::start(name, FileSink::new(file), source, options),
-                SinkKind::Timescale(database) => {
-                    Pipeline::start(name, TimescaleSink::new(*database), source, options)
+                    drive(name, sink, shards, options)
                 }
             }
         };
@@ -89,6 +88,11 @@ impl Sinks {
     pub async fn stop(&self) {
         futures::future::join_all(self.pipelines.iter().map(Pipeline::stop)).await;
     }
+}
+
+fn drive<S: Sink>(name: &str, sink: S, shards: &Arc<Shards>, options: PipelineOptions) -> Pipeline {
+    let source = Arc::new(ShardEvents::new(Arc::clone(shards), S::FAR_SIDE));
+    Pipeline::start(name, sink, source, options)
 }
 
 fn marker(folder: &Path, name: &str) -> PathBuf {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use kafka::Kafka;
 use postgres::Postgres;
 use serde_json::Value;
-use support::{Broker, publish_trace, read_trace};
+use support::{Broker, Cluster, publish_trace, read_trace};
 
 fn config(url: &str) -> String {
     format!(
@@ -51,6 +51,137 @@ fn events_of_file(broker: &Broker) -> BTreeMap<String, Value> {
         (event["event_id"].as_str().unwrap().to_owned(), event)
     };
     text.lines().map(event).collect()
+}
+
+/// Both tables hold exactly `events`, each once, and nothing was put aside.
+fn assert_rows_are(postgres: &Postgres, events: &BTreeMap<String, Value>) {
+    let rows = |table: &str, columns: &str| {
+        let rows = postgres.query(&format!(
+            "select event_id, device, (extract(epoch from time) * 1000)::bigint, {columns} \
+                 from {table} order by event_id collate \"C\""
+        ));
+        rows.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let expected = |schema: &str, columns: fn(&Value) -> String| {
+        let of_schema = events.values().filter(|event| event["schema"] == schema);
+        let row = |event: &Value| {
+            let text = |key: &str| event[key].as_str().unwrap().to_owned();
+            let (id, device) = (text("event_id"), text("device"));
+            format!("{id}|{device}|{}|{}", event["ts"], columns(event))
+        };
+        of_schema.map(row).collect::<Vec<_>>()
+    };
+    let positions = rows("positions", "lat, lon");
+    assert_eq!(
+        positions,
+        expected("meridian.position.v1", |event| format!(
+            "{}|{}",
+            event["lat"], event["lon"]
+        ))
+    );
+    let alerts = rows("alerts", "type, coalesce(fence_id, '')");
+    assert_eq!(
+        alerts,
+        expected("meridian.alert.v1", |event| {
+            let fence = event["fence"]["id"].as_str().unwrap_or_default();
+            format!("{}|{fence}", event["type"].as_str().unwrap())
+        })
+    );
+    assert!(
+        positions.len() > 100 && alerts.len() > 10,
+        "{} positions, {} alerts",
+        positions.len(),
+        alerts.len()
+    );
+    assert_eq!(postgres.count("meridian_dead_letters"), 0);
+}
+
+/// Has `node` publish a fix of a device of its own, and waits for its row.
+fn publish_until_written(node: &Broker, postgres: &Postgres, device: &str) {
+    let fix = "{\"ts\":1700000000000,\"lat\":60.17,\"lon\":24.94}";
+    let topic = format!("gps/hel/{device}/position");
+    let body = serde_json::json!({ "topic": topic, "payload": fix, "qos": 1 }).to_string();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Refused while nobody leads; then it is sent again.
+    while let Err(error) = ureq::post(node.api("publish"))
+        .header("Content-Type", "application/json")
+        .send(&body)
+    {
+        assert!(Instant::now() < deadline, "{error}: {}", node.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let row = format!("select count(*) from positions where device = '{device}'");
+    while postgres.query(&row).trim() != "1" {
+        assert!(
+            Instant::now() < deadline,
+            "{:#} {}",
+            node.get("sinks"),
+            node.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_the_event_log_exactly_while_the_leader_of_three_nodes_is_killed() {
+    let postgres = Postgres::start();
+    let mut cluster = tokio::task::block_in_place(|| Cluster::start(3, &config(&postgres.url())));
+    cluster.nodes[0].put_fences(&["helsinki"]);
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let total = read_trace("helsinki_quick").len();
+    let publisher = tokio::spawn({
+        let (port, acknowledged) = (cluster.nodes[0].mqtt, Arc::clone(&acknowledged));
+        async move { publish_trace("helsinki_quick", "hel", port, acknowledged).await }
+    });
+    for kill in 1..=2 {
+        while acknowledged.load(Ordering::Relaxed) < total * kill / 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::task::block_in_place(|| {
+            cluster.until("a leader", |cluster| cluster.leader_of("hel", 0).is_some());
+            let victim = cluster.leader_of("hel", 0).unwrap();
+            let other = (victim + 1) % 3;
+            cluster.nodes[victim].kill();
+            cluster.until("another leader", |cluster| {
+                let leader = cluster.leader_of("hel", other);
+                leader.is_some_and(|leader| leader != victim)
+            });
+            // Whoever leads now writes, while its predecessor is still away.
+            let device = format!("after-kill-{kill}");
+            publish_until_written(&cluster.nodes[other], &postgres, &device);
+            cluster.nodes[victim].restart();
+            cluster.wait_until_whole();
+        });
+    }
+    publisher.await.unwrap();
+    tokio::task::block_in_place(|| {
+        cluster.until("all replicas in all files", |cluster| {
+            let sinks = cluster.nodes.iter().map(|node| node.get("sinks"));
+            let files: Vec<Value> = sinks.map(|sinks| sinks["data"][0].clone()).collect();
+            assert!(files.iter().all(|sink| sink["name"] == "audit"));
+            let done =
+                |sink: &Value| sink["lag_events"] == 0 && sink["cursors"] == files[0]["cursors"];
+            files.iter().all(done)
+        });
+        let events = events_of_file(&cluster.nodes[0]);
+        for node in &cluster.nodes[1..] {
+            assert_eq!(
+                events_of_file(node),
+                events,
+                "replicas have the same events"
+            );
+        }
+        cluster.until("as many rows as events", |_| {
+            let rows = postgres.count("positions") + postgres.count("alerts");
+            rows >= events.len() as u64
+        });
+        assert_rows_are(&postgres, &events);
+        for node in &cluster.nodes {
+            let history = node.get("sinks")["data"][1].clone();
+            assert_eq!(history["name"], "history");
+            assert_eq!(history["missed"], 0, "{history}");
+        }
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,46 +225,7 @@ async fn rows_are_the_event_log_exactly_while_broker_and_database_are_killed_and
     publisher.await.unwrap();
     tokio::task::block_in_place(|| {
         wait_for_sinks(&broker, &["history", "audit"]);
-        let events = events_of_file(&broker);
-        let rows = |table: &str, columns: &str| {
-            let rows = postgres.query(&format!(
-                "select event_id, device, (extract(epoch from time) * 1000)::bigint, {columns} \
-                 from {table} order by event_id collate \"C\""
-            ));
-            rows.lines().map(str::to_owned).collect::<Vec<_>>()
-        };
-        let expected = |schema: &str, columns: fn(&Value) -> String| {
-            let of_schema = events.values().filter(|event| event["schema"] == schema);
-            let row = |event: &Value| {
-                let text = |key: &str| event[key].as_str().unwrap().to_owned();
-                let (id, device) = (text("event_id"), text("device"));
-                format!("{id}|{device}|{}|{}", event["ts"], columns(event))
-            };
-            of_schema.map(row).collect::<Vec<_>>()
-        };
-        let positions = rows("positions", "lat, lon");
-        assert_eq!(
-            positions,
-            expected("meridian.position.v1", |event| format!(
-                "{}|{}",
-                event["lat"], event["lon"]
-            ))
-        );
-        let alerts = rows("alerts", "type, coalesce(fence_id, '')");
-        assert_eq!(
-            alerts,
-            expected("meridian.alert.v1", |event| {
-                let fence = event["fence"]["id"].as_str().unwrap_or_default();
-                format!("{}|{fence}", event["type"].as_str().unwrap())
-            })
-        );
-        assert!(
-            positions.len() > 100 && alerts.len() > 10,
-            "{} positions, {} alerts",
-            positions.len(),
-            alerts.len()
-        );
-        assert_eq!(postgres.count("meridian_dead_letters"), 0);
+        assert_rows_are(&postgres, &events_of_file(&broker));
     });
 }
 

@@ -21,6 +21,7 @@ pub use dead_letters::DeadLetters;
 pub use filter::Filter;
 pub use pipeline::{Pipeline, PipelineOptions};
 pub use sink::{
-    Confirmed, Cursors, Event, EventRecord, EventSource, Growth, ReadError, Sink, SinkError,
+    Confirmed, Cursors, Event, EventRecord, EventSource, FarSide, Growth, ReadError, Sink,
+    SinkError,
 };
 pub use status::{Lag, SinkState, SinkStatus};

@@ -52,6 +52,15 @@ pub struct Confirmed {
     pub dead_letters: u64,
 }
 
+/// Whose a far side is, where several nodes have the same shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FarSide {
+    /// This node's own: it gets all events of this node's replica.
+    Own,
+    /// One for all nodes: each writes only the shards that it leads, so that every event has one writer.
+    Shared,
+}
+
 /// A destination of events.
 ///
 /// `open` is called before the first write and after each failure; it tells which events the far side already has, so
@@ -62,6 +71,8 @@ pub struct Confirmed {
 pub trait Sink: Send + 'static {
     /// What `type` in the configuration calls it.
     const KIND: &'static str;
+    /// Whether other nodes write to the same place.
+    const FAR_SIDE: FarSide;
 
     /// Connects or opens, and reads the cursors that the far side keeps. `shards` are those that are going to be written.
     fn open(

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meridian_sinks::{
-    Confirmed, Cursors, EventRecord, Filter, Pipeline, PipelineOptions, Sink, SinkError, SinkState,
+    Confirmed, Cursors, EventRecord, FarSide, Filter, Pipeline, PipelineOptions, Sink, SinkError,
+    SinkState,
 };
 use support::{Logs, until};
 
@@ -41,6 +42,7 @@ impl Far {
 
 impl Sink for Far {
     const KIND: &'static str = "far";
+    const FAR_SIDE: FarSide = FarSide::Shared;
 
     async fn open(&mut self, _shards: &[String]) -> Result<Cursors, SinkError> {
         Ok(self.kept.lock().unwrap().clone())

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::checkpoint::Checkpoint;
 use crate::cursor_file::{blocking, sync_directory};
 use crate::json;
-use crate::sink::{Confirmed, Cursors, EventRecord, Sink, SinkError};
+use crate::sink::{Confirmed, Cursors, EventRecord, FarSide, Sink, SinkError};
 
 /// How the files are kept.
 #[derive(Debug, Clone)]
@@ -64,6 +64,7 @@ impl FileSink {
 
 impl Sink for FileSink {
     const KIND: &'static str = "file";
+    const FAR_SIDE: FarSide = FarSide::Own;
 
     async fn open(&mut self, _shards: &[String]) -> Result<Cursors, SinkError> {
         let (options, open) = (self.options.clone(), Arc::clone(&self.open));

@@ -13,7 +13,7 @@ use super::cursors;
 use super::encode::{Encoded, Kind};
 use super::topics::{Limits, prepare};
 use crate::dead_letters::DeadLetters;
-use crate::sink::{Confirmed, Cursors, EventRecord, Sink, SinkError};
+use crate::sink::{Confirmed, Cursors, EventRecord, FarSide, Sink, SinkError};
 
 /// How long to wait for room in librdkafka's queue before looking again.
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
@@ -92,6 +92,7 @@ impl KafkaSink {
 
 impl Sink for KafkaSink {
     const KIND: &'static str = "kafka";
+    const FAR_SIDE: FarSide = FarSide::Shared;
 
     async fn open(&mut self, shards: &[String]) -> Result<Cursors, SinkError> {
         self.open = None;

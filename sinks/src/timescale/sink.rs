@@ -8,7 +8,7 @@ use super::failure::{is_of_the_data, sink_error, words};
 use super::rows::{ALERTS, POSITIONS, Row, alert_row, position_row};
 use super::schema::{extend, migrate};
 use crate::json;
-use crate::sink::{Confirmed, Cursors, Event, EventRecord, Sink, SinkError};
+use crate::sink::{Confirmed, Cursors, Event, EventRecord, FarSide, Sink, SinkError};
 
 /// Writes events to PostgreSQL, exactly once.
 pub struct TimescaleSink {
@@ -35,6 +35,7 @@ impl TimescaleSink {
 
 impl Sink for TimescaleSink {
     const KIND: &'static str = "timescale";
+    const FAR_SIDE: FarSide = FarSide::Shared;
 
     async fn open(&mut self, _shards: &[String]) -> Result<Cursors, SinkError> {
         self.open = None;

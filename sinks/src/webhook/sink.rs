@@ -9,7 +9,7 @@ use super::WebhookOptions;
 use crate::cursor_file;
 use crate::dead_letters::DeadLetters;
 use crate::json;
-use crate::sink::{Confirmed, Cursors, EventRecord, Sink, SinkError};
+use crate::sink::{Confirmed, Cursors, EventRecord, FarSide, Sink, SinkError};
 
 /// `t=<epoch seconds>,v1=<hexadecimal HMAC-SHA256 of "<t>.<body>">`.
 const SIGNATURE: &str = "Meridian-Signature";
@@ -86,6 +86,7 @@ impl WebhookSink {
 
 impl Sink for WebhookSink {
     const KIND: &'static str = "webhook";
+    const FAR_SIDE: FarSide = FarSide::Shared;
 
     async fn open(&mut self, _shards: &[String]) -> Result<Cursors, SinkError> {
         self.agent = Some(self.options.agent().map_err(SinkError::Blocked)?);
