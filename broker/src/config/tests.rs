@@ -86,12 +86,7 @@ fn the_environment_lies_over_the_file() {
 #[test]
 fn what_this_version_does_not_have_is_refused_and_not_ignored() {
     let mistakes = load("[cluster]\nseeds = [\"10.0.0.1:7883\"]", &[]).unwrap_err();
-    for key in ["cluster.bind"] {
-        assert!(
-            mistakes.iter().any(|mistake| mistake.starts_with(key)),
-            "{key} in {mistakes:?}"
-        );
-    }
+    assert!(mistakes[0].starts_with("cluster.bind"), "{mistakes:?}");
 }
 
 #[test]
