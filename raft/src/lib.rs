@@ -28,7 +28,7 @@ pub use group::{Birth, Group, GroupOptions, OpenGroupError, ProposeError};
 pub use members::MembersProgress;
 pub use state_machine::{Committed, StateMachine};
 pub use status::GroupStatus;
-pub use storage::{OpenError, StateReader, StateWrites, Storage, StorageOptions};
+pub use storage::{OpenError, StateReader, StateWrites, Storage, StorageOptions, all_closed};
 pub use transport::{
     BindError, Handler, PeerStatus, RequestError, TlsError, Transport, TransportOptions,
     TransportTls,

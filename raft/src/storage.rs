@@ -5,8 +5,10 @@
 //! flush): what a crash takes from them, the log brings back. So the log is purged only below what was flushed.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rocksdb::{
@@ -96,6 +98,40 @@ pub(crate) struct Inner {
     pub(crate) db: DB,
     /// The data directory.
     pub(crate) path: PathBuf,
+    /// Behind the engine, so that it is closed when this goes.
+    _open: OpenStore,
+}
+
+/// Stores of this process that are open.
+static OPEN_STORES: AtomicUsize = AtomicUsize::new(0);
+
+struct OpenStore;
+
+impl OpenStore {
+    fn new() -> Self {
+        OPEN_STORES.fetch_add(1, Ordering::AcqRel);
+        OpenStore
+    }
+}
+
+impl Drop for OpenStore {
+    fn drop(&mut self) {
+        OPEN_STORES.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Waits until no store of this process is open any more, `patience` at most. Whether none is. A process must not end
+/// before: the engine's threads would run on while what they use is torn down.
+#[must_use]
+pub fn all_closed(patience: Duration) -> bool {
+    let begun = Instant::now();
+    while OPEN_STORES.load(Ordering::Acquire) > 0 {
+        if begun.elapsed() > patience {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 impl Inner {
@@ -154,6 +190,7 @@ impl Storage {
         let inner = Arc::new(Inner {
             db,
             path: path.to_owned(),
+            _open: OpenStore::new(),
         });
         let found = inner.db.get(FORMAT_KEY).map_err(|error| engine(&error))?;
         match found {

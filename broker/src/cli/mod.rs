@@ -100,9 +100,18 @@ type Outcome = Result<(), String>;
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn run() -> ExitCode {
+    /// How long the store may take to close after everything else has ended.
+    const CLOSE_MAX: std::time::Duration = std::time::Duration::from_secs(3);
     let cli = Cli::parse();
     let outcome = match cli.command {
-        Command::Serve(args) => serve::run(&args),
+        Command::Serve(args) => {
+            let outcome = serve::run(&args);
+            // The runtime is gone, and with it whoever used the store; its last user may be on its way out.
+            if !meridian_raft::all_closed(CLOSE_MAX) {
+                tracing::warn!("The store is still in use; its log survives this as well.");
+            }
+            outcome
+        }
         Command::Demo(args) => demo::run(&args),
         Command::Config(ConfigCommand::Check { file }) => serve::check(&file),
         Command::Fence(command) => http::fence(command),
