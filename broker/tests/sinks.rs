@@ -123,6 +123,46 @@ fn publish_until_written(node: &Broker, postgres: &Postgres, device: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_the_leader_of_a_shard_writes_it_to_a_shared_database() {
+    let postgres = Postgres::start();
+    let cluster = tokio::task::block_in_place(|| Cluster::start(3, &config(&postgres.url())));
+    let standing = || {
+        let history = cluster.nodes.iter().map(|node| {
+            let history = node.get("sinks")["data"][1].clone();
+            assert_eq!(history["name"], "history");
+            (
+                history["written"].as_u64().unwrap(),
+                history["failed"].clone(),
+            )
+        });
+        (cluster.leader_of("hel", 0), history.collect::<Vec<_>>())
+    };
+    tokio::task::block_in_place(|| {
+        // Leads may still be spread at first; what counts is a round in which the lead stayed.
+        for round in 0..10 {
+            let (leader, before) = standing();
+            for fix in 0..20 {
+                let device = format!("device-{round}-{fix}");
+                publish_until_written(&cluster.nodes[fix % 3], &postgres, &device);
+            }
+            let (still, after) = standing();
+            let Some(leader) = leader.filter(|_| leader == still) else {
+                continue;
+            };
+            for (node, (before, after)) in before.iter().zip(&after).enumerate() {
+                if node == leader {
+                    assert!(after.0 > before.0, "the leader writes: {after:?}");
+                } else {
+                    assert_eq!(before, after, "node {} does not even try", node + 1);
+                }
+            }
+            return;
+        }
+        panic!("the lead changed in every round");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_are_the_event_log_exactly_while_the_leader_of_three_nodes_is_killed() {
     let postgres = Postgres::start();
     let mut cluster = tokio::task::block_in_place(|| Cluster::start(3, &config(&postgres.url())));
